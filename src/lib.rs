@@ -1,0 +1,4 @@
+//! instance-agent.
+pub mod command;
+pub mod github;
+pub mod service;
