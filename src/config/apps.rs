@@ -1,0 +1,356 @@
+//! `apps:` and the commands in it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::{User, geteuid};
+use serde_yaml::Spanned;
+
+use crate::command::CommandSpec;
+use crate::refs::{Branches, RefPattern, RefRules};
+use crate::service::ServiceName;
+
+use super::checker::Checker;
+use super::fragment::{
+    AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
+};
+use super::source::{Place, Placed};
+use super::validate::DAY;
+use super::{App, AppName, Host, values};
+
+/// For a command that names no `timeout`: long enough for a build, short enough to notice the same day.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const SETTLE: Duration = Duration::from_secs(2);
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn apps(
+    checker: &mut Checker,
+    field: Option<Placed<List<Mapping<AppFragment>>>>,
+    environment: Option<&str>,
+    host: &Host,
+) -> Vec<Arc<App>> {
+    let missing = "is missing: list at least one app with its repo and its service";
+    let Some(field) = field else {
+        checker.error(&Place::DEFAULT, "apps", missing);
+        return Vec::new();
+    };
+    let place = field.place.clone();
+    let items = checker.list("apps", field).unwrap_or_default();
+    if items.is_empty() {
+        checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
+    }
+    let mut names: HashMap<AppName, Place> = HashMap::new();
+    let mut apps = Vec::with_capacity(items.len());
+    for (i, item) in items.into_iter().enumerate() {
+        let key = format!("apps[{i}]");
+        let Some((place, fragment)) = checker.mapping(&key, item) else { continue };
+        let mut reader = AppReader { checker, key, place: place.clone() };
+        let Some(app) = reader.app(fragment, environment, host) else { continue };
+        if let Some(earlier) = names.insert(app.name.clone(), place.clone()) {
+            let problem =
+                format!("{:?} is also the name of the app at {earlier}: set another", app.name.as_str());
+            checker.error(&place, format!("apps[{i}].name"), problem);
+        }
+        apps.push(Arc::new(app));
+    }
+    if apps.is_empty() {
+        checker.warnings.push(format!(
+            "no app is managed here: none has a branch for the environment {}",
+            environment.unwrap_or("(none)")
+        ));
+    }
+    apps
+}
+
+/// Reads one app; `place` is where its mapping begins.
+struct AppReader<'c> {
+    checker: &'c mut Checker,
+    key: String,
+    place: Place,
+}
+
+impl AppReader<'_> {
+    /// `None`: not managed here, or a mistake was noted.
+    fn app(&mut self, fragment: AppFragment, environment: Option<&str>, host: &Host) -> Option<App> {
+        let repo = self.placed(fragment.repo);
+        let missing = "is missing: the repository as OWNER/NAME";
+        let repo = self.checker.required(&self.at("repo"), repo, (&self.place, missing), values::parsed);
+        let services = self.services(fragment.service, fragment.services, host);
+        let name = self.name(fragment.name, services.first());
+        let tags = fragment.tags.map(|tags| self.patterns("tags", tags)).unwrap_or_default();
+        let branches = self.branches(fragment.branch, environment, !tags.is_empty());
+        let prepare = self.command("prepare", fragment.prepare);
+        let update = self.command("update", fragment.update);
+        let check = self.command("check", fragment.check);
+        let settle = self.duration("settle", fragment.settle, Duration::ZERO, 10 * 60);
+        let retries = self.placed(fragment.retries);
+        let retries =
+            self.checker.or_default(&self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
+        let stop_timeout = self.duration("stop_timeout", fragment.stop_timeout, SECOND, 24 * 60 * 60);
+        let start_timeout = self.duration("start_timeout", fragment.start_timeout, SECOND, 24 * 60 * 60);
+        if services.is_empty() {
+            return None;
+        }
+        Some(App {
+            name: name?,
+            repo: repo?,
+            services,
+            refs: RefRules { branches: branches?, tags },
+            prepare,
+            update,
+            check,
+            settle: settle.unwrap_or(SETTLE),
+            retries,
+            stop_timeout,
+            start_timeout,
+        })
+    }
+
+    fn at(&self, field: &str) -> String {
+        format!("{}.{field}", self.key)
+    }
+
+    fn placed<T>(&self, field: Field<T>) -> Option<Placed<T>> {
+        field.map(|field| Placed::of(&self.place.source, field))
+    }
+
+    fn duration(
+        &mut self,
+        field: &str,
+        value: Field<Scalar>,
+        min: Duration,
+        max_seconds: u64,
+    ) -> Option<Duration> {
+        let value = self.placed(value);
+        let max = Duration::from_secs(max_seconds);
+        self.checker.optional(&self.at(field), value, |text| values::duration(text, min, max))
+    }
+
+    fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<CommandSpec> {
+        let value = self.placed(value)?;
+        command(self.checker, &self.at(field), value)
+    }
+
+    fn services(&mut self, one: Field<Scalar>, many: Field<List<Scalar>>, host: &Host) -> Vec<ServiceName> {
+        let (field, items) = match (self.placed(one), self.placed(many)) {
+            (Some(one), None) => ("service", Some(vec![one])),
+            (None, Some(many)) => ("services", self.checker.list(&self.at("services"), many)),
+            (Some(one), Some(_)) => {
+                self.checker.error(
+                    &one.place,
+                    self.at("service"),
+                    "stands beside `services`: keep one of them",
+                );
+                return Vec::new();
+            }
+            (None, None) => {
+                self.checker.error(&self.place, self.at("service"), "is missing: the service to restart");
+                return Vec::new();
+            }
+        };
+        let Some(items) = items else { return Vec::new() };
+        if items.is_empty() {
+            self.checker.error(&self.place, self.at(field), "is empty: list at least one service");
+        }
+        self.distinct_services(field, &items, host)
+    }
+
+    fn distinct_services(&mut self, field: &str, items: &[Placed<Scalar>], host: &Host) -> Vec<ServiceName> {
+        let mut services: Vec<ServiceName> = Vec::with_capacity(items.len());
+        for item in items {
+            let problem = match values::parsed::<ServiceName>(&item.value) {
+                Err(problem) => problem,
+                Ok(service) if services.iter().any(|other| other.key() == service.key()) => {
+                    format!("{service} is listed twice")
+                }
+                Ok(service) if host.own_units.iter().any(|unit| unit == service.key()) => {
+                    format!("{service} is the agent itself: it cannot restart the unit that it runs in")
+                }
+                Ok(service) => {
+                    self.checker.show(&item.place, self.at(field), service.as_str());
+                    services.push(service);
+                    continue;
+                }
+            };
+            self.checker.error(&item.place, self.at(field), problem);
+        }
+        services
+    }
+
+    fn name(&mut self, name: Field<Scalar>, first_service: Option<&ServiceName>) -> Option<AppName> {
+        if let Some(name) = self.placed(name) {
+            let name = self.checker.optional(&self.at("name"), Some(name), values::name)?;
+            return Some(AppName(name.into()));
+        }
+        let service = first_service?.as_str();
+        if !values::is_name(service) {
+            let problem = format!("is missing: the service name {service:?} cannot stand for it");
+            self.checker.error(&self.place, self.at("name"), problem);
+            return None;
+        }
+        self.checker.show(&Place::DEFAULT, self.at("name"), service);
+        Some(AppName(service.into()))
+    }
+
+    /// `None`: the app is not managed in this environment, or a mistake was noted.
+    fn branches(
+        &mut self,
+        field: Field<BranchFragment>,
+        environment: Option<&str>,
+        has_tags: bool,
+    ) -> Option<Branches> {
+        let Some(field) = field else {
+            // As in GitHub Actions: who lists only tags does not deploy branches.
+            let (branches, shown) = if has_tags {
+                (Branches::Listed(Vec::new()), "none, as only tags are listed")
+            } else {
+                (Branches::Default, "the repository's default branch")
+            };
+            self.checker.show(&Place::DEFAULT, self.at("branch"), shown);
+            return Some(branches);
+        };
+        let place = Place::of(&self.place.source, &field);
+        match field.value {
+            BranchFragment::Everywhere(branches) => {
+                let branches =
+                    Spanned { value: branches, referenced: field.referenced, defined: field.defined };
+                Some(Branches::Listed(self.patterns("branch", branches)))
+            }
+            BranchFragment::PerEnvironment(entries) => {
+                if environment.is_none() {
+                    let problem = "is given per environment, but this instance has none: set `environment`";
+                    self.checker.error(&place, self.at("branch"), problem);
+                }
+                let mut here = None;
+                for (key, branches) in entries {
+                    let key = Placed::of(&self.place.source, key);
+                    match values::name(&key.value) {
+                        Ok(name) => {
+                            let patterns = self.patterns(&format!("branch.{name}"), branches);
+                            if environment == Some(name.as_str()) {
+                                here = Some(Branches::Listed(patterns));
+                            }
+                        }
+                        Err(problem) => self.checker.error(&key.place, self.at("branch"), problem),
+                    }
+                }
+                if here.is_none() && environment.is_some() {
+                    self.checker.show(
+                        &place,
+                        self.at("branch"),
+                        "none for this environment: not managed here",
+                    );
+                }
+                here
+            }
+        }
+    }
+
+    fn patterns(&mut self, field: &str, patterns: Spanned<OneOrMany>) -> Vec<RefPattern> {
+        let key = self.at(field);
+        let place = Place::of(&self.place.source, &patterns);
+        let items = match patterns.value {
+            OneOrMany::One(one) => vec![Placed { value: one, place: place.clone() }],
+            OneOrMany::Many(many) => {
+                many.into_iter().map(|item| Placed::of(&self.place.source, item)).collect()
+            }
+            OneOrMany::Other(kind) => {
+                self.checker.error(&place, key, format!("is {kind}, but must be a name or a list of names"));
+                return Vec::new();
+            }
+        };
+        if items.is_empty() {
+            self.checker.error(&place, &key, "is empty: name at least one");
+        }
+        let mut values = Vec::with_capacity(items.len());
+        for item in items {
+            let pattern = values::text(&item.value).and_then(|text| {
+                text.parse::<RefPattern>().map_err(|_| {
+                    format!("{text:?} can match no git ref: write main, release/* or ** (no refs/heads/, no ? or [])")
+                })
+            });
+            match pattern {
+                Ok(pattern) => {
+                    self.checker.show(&item.place, &key, pattern.to_string());
+                    values.push(pattern);
+                }
+                Err(problem) => self.checker.error(&item.place, &key, problem),
+            }
+        }
+        values
+    }
+}
+
+/// Reads a command.
+pub(super) fn command(
+    checker: &mut Checker,
+    key: &str,
+    field: Placed<Mapping<CommandFragment>>,
+) -> Option<CommandSpec> {
+    let (place, fragment) = checker.mapping(key, field)?;
+    let source = place.source.clone();
+    let placed = |field: Field<Scalar>| field.map(|field| Placed::of(&source, field));
+    let user = checker.optional(&format!("{key}.user"), placed(fragment.user), user);
+    let dir = checker.optional(&format!("{key}.dir"), placed(fragment.dir), values::path);
+    let timeout = checker.or_default(
+        &format!("{key}.timeout"),
+        placed(fragment.timeout),
+        (COMMAND_TIMEOUT, "10m"),
+        |text| values::duration(text, SECOND, DAY),
+    );
+    let key = format!("{key}.command");
+    let Some(argv_field) = fragment.command else {
+        checker.error(&place, key, "is missing: the program and its arguments, as a list");
+        return None;
+    };
+    let argv_field = Placed::of(&source, argv_field);
+    let at = argv_field.place.clone();
+    let argv = argv(checker, &key, argv_field)?;
+    checker.show(&at, key, shown_argv(&argv));
+    Some(CommandSpec { argv, user, dir, timeout })
+}
+
+/// Reads a program and its arguments.
+pub(super) fn argv(checker: &mut Checker, key: &str, field: Placed<List<Scalar>>) -> Option<Vec<String>> {
+    if let List::Other(kind) = field.value {
+        let problem = format!("is {kind}, but must be a list: the program and each argument, no shell line");
+        checker.error(&field.place, key, problem);
+        return None;
+    }
+    let place = field.place.clone();
+    let items = checker.list(key, field)?;
+    let argv = checker.each(key, &items, argument);
+    if argv.len() < items.len() {
+        return None;
+    }
+    if argv.first().is_none_or(String::is_empty) {
+        checker.error(&place, key, "names no program: the list must begin with one");
+        return None;
+    }
+    Some(argv)
+}
+
+/// An argument may be empty and may be a number, unlike other text.
+fn argument(scalar: &Scalar) -> Result<String, String> {
+    match scalar {
+        Scalar::Text(text) if text.is_empty() => Ok(String::new()),
+        Scalar::Integer(number) => Ok(number.to_string()),
+        scalar => values::text(scalar),
+    }
+}
+
+pub(super) fn shown_argv(argv: &[String]) -> String {
+    format!("{argv:?}")
+}
+
+fn user(scalar: &Scalar) -> Result<String, String> {
+    let name = values::text(scalar)?;
+    let user = User::from_name(&name).map_err(|error| format!("{name:?}: cannot be looked up: {error}"))?;
+    let user = user.ok_or_else(|| format!("{name:?}: no such user on this host"))?;
+    if geteuid().is_root() || geteuid() == user.uid {
+        Ok(name)
+    } else {
+        Err(format!("{name:?}: only an agent that runs as root can run commands as another user"))
+    }
+}

@@ -1,0 +1,137 @@
+//! Collects mistakes, and what each setting is and comes from, while fields are read.
+
+use super::error::{ConfigError, ConfigErrors};
+use super::fragment::{List, Mapping, Scalar};
+use super::source::{Place, Placed};
+
+/// One effective setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its key, such as `mqtt.url` or `apps[0].repo`.
+    pub key: String,
+    /// Its value, as a configuration file would say it.
+    pub value: String,
+    /// What it was taken from.
+    pub place: Place,
+}
+
+#[derive(Default)]
+pub(super) struct Checker {
+    errors: Vec<ConfigError>,
+    pub(super) shown: Vec<Shown>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Checker {
+    pub(super) fn error(&mut self, place: &Place, key: impl Into<String>, problem: impl Into<String>) {
+        self.errors.push(ConfigError::of_key(place.clone(), key, problem));
+    }
+
+    pub(super) fn show(&mut self, place: &Place, key: impl Into<String>, value: impl Into<String>) {
+        self.shown.push(Shown { key: key.into(), value: value.into(), place: place.clone() });
+    }
+
+    /// The value, if the field is there and valid.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &str,
+        field: Option<Placed<Scalar>>,
+        parse: impl FnOnce(&Scalar) -> Result<T, String>,
+    ) -> Option<T> {
+        let field = field?;
+        match parse(&field.value) {
+            Ok(value) => {
+                self.show(&field.place, key, written(&field.value));
+                Some(value)
+            }
+            Err(problem) => {
+                self.error(&field.place, key, problem);
+                None
+            }
+        }
+    }
+
+    /// The value, or the default with the text that stands for it.
+    pub(super) fn or_default<T>(
+        &mut self,
+        key: &str,
+        field: Option<Placed<Scalar>>,
+        default: (T, &str),
+        parse: impl FnOnce(&Scalar) -> Result<T, String>,
+    ) -> T {
+        if field.is_none() {
+            self.show(&Place::DEFAULT, key, default.1);
+        }
+        self.optional(key, field, parse).unwrap_or(default.0)
+    }
+
+    /// The value of a field that must be there; `None` only after a mistake was noted.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &str,
+        field: Option<Placed<Scalar>>,
+        (parent, problem): (&Place, &str),
+        parse: impl FnOnce(&Scalar) -> Result<T, String>,
+    ) -> Option<T> {
+        if field.is_none() {
+            self.error(parent, key, problem);
+        }
+        self.optional(key, field, parse)
+    }
+
+    /// The fields of a mapping.
+    pub(super) fn mapping<T>(&mut self, key: &str, mapping: Placed<Mapping<T>>) -> Option<(Place, T)> {
+        match mapping.value {
+            Mapping::Fields(fields) => Some((mapping.place, *fields)),
+            Mapping::Other(kind) => {
+                self.error(&mapping.place, key, format!("is {kind}, but must be a mapping"));
+                None
+            }
+        }
+    }
+
+    /// The items of a list.
+    pub(super) fn list<T>(&mut self, key: &str, list: Placed<List<T>>) -> Option<Vec<Placed<T>>> {
+        match list.value {
+            List::Items(items) => {
+                Some(items.into_iter().map(|item| Placed::of(&list.place.source, item)).collect())
+            }
+            List::Other(kind) => {
+                self.error(&list.place, key, format!("is {kind}, but must be a list"));
+                None
+            }
+        }
+    }
+
+    /// Each item of a list of scalars that is valid.
+    pub(super) fn each<T>(
+        &mut self,
+        key: &str,
+        items: &[Placed<Scalar>],
+        parse: impl Fn(&Scalar) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut values = Vec::with_capacity(items.len());
+        for (i, item) in items.iter().enumerate() {
+            match parse(&item.value) {
+                Ok(value) => values.push(value),
+                Err(problem) => self.error(&item.place, format!("{key}[{i}]"), problem),
+            }
+        }
+        values
+    }
+
+    /// `value`, unless there were mistakes. `None` stands for one that was noted.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Shown>, Vec<String>), ConfigErrors> {
+        ConfigErrors::check(self.errors)?;
+        let missing = || ConfigError::of_source(Place::DEFAULT, "the configuration is incomplete".to_owned());
+        Ok((value.ok_or_else(missing)?, self.shown, self.warnings))
+    }
+}
+
+fn written(scalar: &Scalar) -> String {
+    match scalar {
+        Scalar::Text(text) => text.clone(),
+        Scalar::Integer(number) => number.to_string(),
+        Scalar::Other(kind) => (*kind).to_owned(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Command-line flags → fragments, one for each flag, so that a mistake names its flag.
+
+use std::path::PathBuf;
+
+use serde_yaml::{Location, Spanned};
+
+use super::error::{ConfigError, ConfigErrors};
+use super::fragment::{
+    AppFragment, BranchFragment, Field, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
+};
+use super::source::{Place, Source};
+
+/// The flags that say what a file could say.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--broker`
+    pub broker: Option<String>,
+    /// `--environment`
+    pub environment: Option<String>,
+    /// `--app`, once for each app: `OWNER/REPO[@BRANCH]=SERVICE`
+    pub apps: Vec<String>,
+    /// `--state-dir`
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Flags {
+    pub(super) fn fragments(&self) -> Result<Vec<(Source, Fragment)>, ConfigErrors> {
+        let mut fragments = Vec::new();
+        let mut add = |flag, fragment| fragments.push((Source::Flag(flag), fragment));
+        if let Some(url) = &self.broker {
+            let mqtt = MqttFragment { url: text(url), ..MqttFragment::default() };
+            add("--broker", Fragment { mqtt: field(Mapping::Fields(Box::new(mqtt))), ..Fragment::default() });
+        }
+        if let Some(environment) = &self.environment {
+            add("--environment", Fragment { environment: text(environment), ..Fragment::default() });
+        }
+        if let Some(dir) = &self.state_dir {
+            let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8"))?;
+            add("--state-dir", Fragment { state_dir: text(dir), ..Fragment::default() });
+        }
+        if !self.apps.is_empty() {
+            let apps = self.apps.iter().map(|app| app_of(app)).collect::<Result<_, _>>()?;
+            add("--app", Fragment { apps: field(List::Items(apps)), ..Fragment::default() });
+        }
+        Ok(fragments)
+    }
+}
+
+/// A branch may contain `=`, a service may not: hence the last one divides.
+fn app_of(flag: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
+    let (target, service) =
+        flag.rsplit_once('=').ok_or_else(|| mistake("--app", "must be OWNER/REPO[@BRANCH]=SERVICE"))?;
+    let (repo, branch) = target.split_once('@').map_or((target, None), |(repo, branch)| (repo, Some(branch)));
+    let branch =
+        branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.to_owned()))));
+    let app = AppFragment {
+        repo: text(repo),
+        service: text(service),
+        branch: branch.and_then(field),
+        ..AppFragment::default()
+    };
+    Ok(spanned(Mapping::Fields(Box::new(app))))
+}
+
+fn spanned<T>(value: T) -> Spanned<T> {
+    Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
+}
+
+fn field<T>(value: T) -> Field<T> {
+    Some(spanned(value))
+}
+
+fn text(value: &str) -> Field<Scalar> {
+    field(Scalar::Text(value.to_owned()))
+}
+
+fn mistake(flag: &'static str, problem: &str) -> ConfigErrors {
+    ConfigError::of_source(Place { source: Source::Flag(flag), line: None }, problem.to_owned()).into()
+}

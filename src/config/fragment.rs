@@ -1,0 +1,303 @@
+//! What one source may say, as it says it: every field optional, unknown keys denied.
+//!
+//! The wrappers here take any type of YAML node, so that a value of the wrong type is a mistake that validation
+//! reports with its key, beside all the others, instead of ending the parse.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_yaml::Spanned;
+
+/// A field with the place where it stands.
+pub(super) type Field<T> = Option<Spanned<T>>;
+
+/// The whole document.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Fragment {
+    pub(super) mqtt: Field<Mapping<MqttFragment>>,
+    pub(super) environment: Field<Scalar>,
+    pub(super) service_manager: Field<ManagerFragment>,
+    pub(super) max_parallel: Field<Scalar>,
+    pub(super) stagger: Field<Scalar>,
+    pub(super) state_dir: Field<Scalar>,
+    pub(super) on_outcome: Field<Mapping<CommandFragment>>,
+    pub(super) apps: Field<List<Mapping<AppFragment>>>,
+}
+
+/// `mqtt:`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MqttFragment {
+    pub(super) url: Field<Scalar>,
+    pub(super) protocol: Field<Scalar>,
+    pub(super) topic: Field<Scalar>,
+    pub(super) subscribe: Field<Scalar>,
+    pub(super) client_id: Field<Scalar>,
+    pub(super) username: Field<Scalar>,
+    pub(super) password_file: Field<Scalar>,
+    pub(super) ca_file: Field<Scalar>,
+    pub(super) cert_file: Field<Scalar>,
+    pub(super) key_file: Field<Scalar>,
+    pub(super) alpn: Field<Scalar>,
+    pub(super) keep_alive: Field<Scalar>,
+    pub(super) session_expiry: Field<Scalar>,
+    pub(super) max_payload: Field<Scalar>,
+}
+
+/// One of `apps:`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AppFragment {
+    pub(super) name: Field<Scalar>,
+    pub(super) repo: Field<Scalar>,
+    pub(super) service: Field<Scalar>,
+    pub(super) services: Field<List<Scalar>>,
+    pub(super) branch: Field<BranchFragment>,
+    pub(super) tags: Field<OneOrMany>,
+    pub(super) prepare: Field<Mapping<CommandFragment>>,
+    pub(super) update: Field<Mapping<CommandFragment>>,
+    pub(super) check: Field<Mapping<CommandFragment>>,
+    pub(super) settle: Field<Scalar>,
+    pub(super) retries: Field<Scalar>,
+    pub(super) stop_timeout: Field<Scalar>,
+    pub(super) start_timeout: Field<Scalar>,
+}
+
+/// A command: `{command: [PROGRAM, ARGUMENT, …], user: …, dir: …, timeout: …}`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CommandFragment {
+    pub(super) command: Field<List<Scalar>>,
+    pub(super) user: Field<Scalar>,
+    pub(super) dir: Field<Scalar>,
+    pub(super) timeout: Field<Scalar>,
+}
+
+/// `service_manager:` as a mapping.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CustomFragment {
+    pub(super) name: Field<Scalar>,
+    pub(super) stop: Field<List<Scalar>>,
+    pub(super) start: Field<List<Scalar>>,
+    pub(super) status: Field<List<Scalar>>,
+}
+
+/// Text, or a number written without quotes; of anything else only the kind is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Text(String),
+    Integer(i128),
+    Other(&'static str),
+}
+
+/// A list, or the kind of what stands there instead.
+#[derive(Debug, Clone)]
+pub(super) enum List<T> {
+    Items(Vec<Spanned<T>>),
+    Other(&'static str),
+}
+
+/// A mapping, or the kind of what stands there instead.
+#[derive(Debug, Clone)]
+pub(super) enum Mapping<T> {
+    Fields(Box<T>),
+    Other(&'static str),
+}
+
+/// One value or a list of them.
+#[derive(Debug, Clone)]
+pub(super) enum OneOrMany {
+    One(Scalar),
+    Many(Vec<Spanned<Scalar>>),
+    Other(&'static str),
+}
+
+/// `branch:`, the same everywhere or per environment.
+#[derive(Debug, Clone)]
+pub(super) enum BranchFragment {
+    Everywhere(OneOrMany),
+    PerEnvironment(Vec<(Spanned<Scalar>, Spanned<OneOrMany>)>),
+}
+
+/// `service_manager:`, by name or as templates.
+#[derive(Debug, Clone)]
+pub(super) enum ManagerFragment {
+    Name(Scalar),
+    Custom(Box<CustomFragment>),
+}
+
+/// What a YAML node can be; each wrapper says what it makes of each.
+trait FromNode<'de>: Sized {
+    fn scalar(scalar: Scalar) -> Self;
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error>;
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+struct NodeVisitor<T>(PhantomData<T>);
+
+impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML node")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Text(text.to_owned())))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Integer(number.into())))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Integer(number.into())))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Other("a decimal number")))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Other("true or false")))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Other("nothing")))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<T, A::Error> {
+        T::sequence(seq)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::mapping(map)
+    }
+}
+
+fn skip_sequence<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<&'static str, A::Error> {
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok("a list")
+}
+
+fn skip_mapping<'de, A: MapAccess<'de>>(mut map: A) -> Result<&'static str, A::Error> {
+    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    Ok("a mapping")
+}
+
+impl Scalar {
+    /// What it is, for a message that wanted something else.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Integer(_) => "a number",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+impl<'de> FromNode<'de> for Scalar {
+    fn scalar(scalar: Scalar) -> Self {
+        scalar
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        skip_sequence(seq).map(Self::Other)
+    }
+
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        skip_mapping(map).map(Self::Other)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> FromNode<'de> for List<T> {
+    fn scalar(scalar: Scalar) -> Self {
+        Self::Other(scalar.kind())
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Self::Items)
+    }
+
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        skip_mapping(map).map(Self::Other)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> FromNode<'de> for Mapping<T> {
+    fn scalar(scalar: Scalar) -> Self {
+        Self::Other(scalar.kind())
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        skip_sequence(seq).map(Self::Other)
+    }
+
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(|fields| Self::Fields(Box::new(fields)))
+    }
+}
+
+impl<'de> FromNode<'de> for OneOrMany {
+    fn scalar(scalar: Scalar) -> Self {
+        Self::One(scalar)
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Self::Many)
+    }
+
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        skip_mapping(map).map(Self::Other)
+    }
+}
+
+impl<'de> FromNode<'de> for BranchFragment {
+    fn scalar(scalar: Scalar) -> Self {
+        Self::Everywhere(OneOrMany::scalar(scalar))
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        OneOrMany::sequence(seq).map(Self::Everywhere)
+    }
+
+    fn mapping<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Self::PerEnvironment(entries))
+    }
+}
+
+impl<'de> FromNode<'de> for ManagerFragment {
+    fn scalar(scalar: Scalar) -> Self {
+        Self::Name(scalar)
+    }
+
+    fn sequence<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
+        skip_sequence(seq).map(|kind| Self::Name(Scalar::Other(kind)))
+    }
+
+    fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        CustomFragment::deserialize(MapAccessDeserializer::new(map))
+            .map(|custom| Self::Custom(Box::new(custom)))
+    }
+}
+
+macro_rules! deserialize_from_node {
+    ($($type:ident $(<$parameter:ident>)?),*) => {$(
+        impl<'de $(, $parameter: Deserialize<'de>)?> Deserialize<'de> for $type $(<$parameter>)? {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(NodeVisitor(PhantomData))
+            }
+        }
+    )*};
+}
+
+deserialize_from_node!(Scalar, List<T>, Mapping<T>, OneOrMany, BranchFragment, ManagerFragment);

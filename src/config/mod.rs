@@ -1,0 +1,139 @@
+//! The configuration: sources → fragments → [`Settings`] in which nothing is invalid.
+
+mod apps;
+mod checker;
+mod error;
+mod file;
+mod flags;
+mod fragment;
+mod host;
+mod source;
+mod validate;
+mod values;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::command::CommandSpec;
+use crate::github::RepoName;
+use crate::mqtt::MqttSettings;
+use crate::refs::RefRules;
+use crate::service::{ManagerChoice, ServiceName};
+use crate::topic::TopicPattern;
+
+pub use checker::Shown;
+pub use error::{ConfigError, ConfigErrors};
+pub use flags::Flags;
+pub use host::Host;
+pub use source::{DEFAULT_FILE, Place, Request, Source};
+
+/// Everything that the agent was told, valid and complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The connection to the broker.
+    pub mqtt: MqttSettings,
+    /// The topics that pushes are published on.
+    pub topic: TopicPattern,
+    /// Which of them to subscribe to.
+    pub subscribe: Subscribe,
+    /// This instance's environment, such as `production`.
+    pub environment: Option<String>,
+    /// What stops and starts services.
+    pub service_manager: ManagerChoice,
+    /// How many apps are deployed at a time.
+    pub max_parallel: usize,
+    /// The longest that an instance waits before a deploy; its share is fixed by its client id.
+    pub stagger: Duration,
+    /// Where the agent keeps what outlives it.
+    pub state_dir: PathBuf,
+    /// Runs after each outcome.
+    pub on_outcome: Option<CommandSpec>,
+    /// The apps of this instance. Their names are unique.
+    pub apps: Vec<Arc<App>>,
+}
+
+impl Settings {
+    /// The MQTT filters to subscribe to.
+    pub fn filters(&self) -> Vec<String> {
+        match self.subscribe {
+            Subscribe::Wildcard => vec![self.topic.filter()],
+            Subscribe::Exact => {
+                let mut filters: Vec<_> = self.apps.iter().map(|app| self.topic.of(&app.repo)).collect();
+                filters.sort();
+                filters.dedup();
+                filters
+            }
+        }
+    }
+}
+
+/// `mqtt.subscribe`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribe {
+    /// One filter for every repository.
+    Wildcard,
+    /// One filter for each managed repository, in the configuration's spelling.
+    Exact,
+}
+
+/// One managed application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// Its name, unique on this instance.
+    pub name: AppName,
+    /// Its repository.
+    pub repo: RepoName,
+    /// Its services, at least one, in the order of starting.
+    pub services: Vec<ServiceName>,
+    /// The refs that deploy it.
+    pub refs: RefRules,
+    /// Runs before the services stop.
+    pub prepare: Option<CommandSpec>,
+    /// Runs while they are down.
+    pub update: Option<CommandSpec>,
+    /// Runs when they are up again.
+    pub check: Option<CommandSpec>,
+    /// How long the services must stay up to count as started.
+    pub settle: Duration,
+    /// How often a failed deploy is tried again.
+    pub retries: u32,
+    /// Limit for stopping one service; `None`: the unit's own, plus 10 s.
+    pub stop_timeout: Option<Duration>,
+    /// Limit for starting one service; `None`: the unit's own, plus 10 s.
+    pub start_timeout: Option<Duration>,
+}
+
+/// The name of an app: letters, digits and `. _ @ : -`, so that it can be part of a file's or a unit's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppName(Arc<str>);
+
+impl AppName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Settings, and what each was taken from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Each effective setting with its source, in the order of the documentation. No secret is among them.
+    pub shown: Vec<Shown>,
+    /// What is valid but probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Reads, merges and validates every source. `Ok(None)`: no source says anything, so the agent is unconfigured.
+pub fn load(request: &Request, host: &Host) -> Result<Option<Loaded>, ConfigErrors> {
+    source::read(request)?.map(|sources| validate::settings(sources, host)).transpose()
+}

@@ -1,0 +1,229 @@
+//! Fragments → settings: every mistake is found in one go.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::mqtt::{MqttSettings, Protocol, TlsSettings};
+use crate::service::{CustomManager, ManagerChoice, Template};
+use crate::topic::TopicPattern;
+
+use super::apps;
+use super::checker::Checker;
+use super::error::ConfigErrors;
+use super::fragment::{CustomFragment, List, ManagerFragment, MqttFragment, Scalar};
+use super::source::{Place, Placed, Sources};
+use super::values::{self, BrokerUrl};
+use super::{Host, Loaded, Settings, Subscribe};
+
+const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
+const STATE_DIR: &str = "/var/lib/instance-agent";
+
+pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
+    let mut checker = Checker::default();
+    for mqtt in sources.misplaced_mqtt().collect::<Vec<_>>() {
+        checker.error(&mqtt.place, "mqtt", format!("is {}, but must be a mapping", mqtt.value));
+    }
+    let mqtt = mqtt(&mut checker, &mut sources, host);
+    let topic = checker.or_default(
+        "mqtt.topic",
+        sources.take_mqtt(|f| &mut f.topic),
+        (TopicPattern::default(), "github/+/+"),
+        values::parsed,
+    );
+    let subscribe = checker.or_default(
+        "mqtt.subscribe",
+        sources.take_mqtt(|f| &mut f.subscribe),
+        (Subscribe::Wildcard, "wildcard"),
+        |text| values::choice(text, &[("wildcard", Subscribe::Wildcard), ("exact", Subscribe::Exact)]),
+    );
+    let environment = sources.take(|f| &mut f.environment);
+    let environment = checker.optional("environment", environment, values::name);
+    let service_manager = service_manager(&mut checker, sources.take(|f| &mut f.service_manager));
+    let max_parallel =
+        checker.or_default("max_parallel", sources.take(|f| &mut f.max_parallel), (4, "4"), |n| {
+            values::integer(n, 1, 1000)
+        });
+    let stagger =
+        checker.or_default("stagger", sources.take(|f| &mut f.stagger), (Duration::ZERO, "0s"), |text| {
+            values::duration(text, Duration::ZERO, DAY)
+        });
+    let state_dir = checker.or_default(
+        "state_dir",
+        sources.take(|f| &mut f.state_dir),
+        (PathBuf::from(STATE_DIR), STATE_DIR),
+        values::path,
+    );
+    let on_outcome = sources
+        .take(|f| &mut f.on_outcome)
+        .and_then(|field| apps::command(&mut checker, "on_outcome", field));
+    let apps = apps::apps(&mut checker, sources.take(|f| &mut f.apps), environment.as_deref(), host);
+    let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
+        mqtt,
+        topic,
+        subscribe,
+        environment,
+        service_manager,
+        max_parallel: max_parallel as usize,
+        stagger,
+        state_dir,
+        on_outcome,
+        apps,
+    });
+    let (settings, shown, warnings) = checker.finish(settings)?;
+    Ok(Loaded { settings, shown, warnings })
+}
+
+fn mqtt(checker: &mut Checker, sources: &mut Sources, host: &Host) -> Option<MqttSettings> {
+    let url = checker.required(
+        "mqtt.url",
+        sources.take_mqtt(|f| &mut f.url),
+        (&Place::DEFAULT, "is missing: the broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"),
+        |text| values::text(text)?.parse::<BrokerUrl>(),
+    );
+    let protocol = checker.or_default(
+        "mqtt.protocol",
+        sources.take_mqtt(|f| &mut f.protocol),
+        (Protocol::V5, "5"),
+        |text| values::choice(text, &[("5", Protocol::V5), ("3.1.1", Protocol::V311)]),
+    );
+    let default_id = format!("instance-agent-{}", host.id);
+    let client_id = checker.or_default(
+        "mqtt.client_id",
+        sources.take_mqtt(|f| &mut f.client_id),
+        (default_id.clone(), &default_id),
+        client_id,
+    );
+    let (username, password_file) = login(checker, sources);
+    let keep_alive = checker.or_default(
+        "mqtt.keep_alive",
+        sources.take_mqtt(|f| &mut f.keep_alive),
+        (30 * SECOND, "30s"),
+        |text| values::duration(text, 5 * SECOND, u32::from(u16::MAX) * SECOND),
+    );
+    let session_expiry = checker.or_default(
+        "mqtt.session_expiry",
+        sources.take_mqtt(|f| &mut f.session_expiry),
+        (DAY, "1d"),
+        |text| values::duration(text, 60 * SECOND, (u32::MAX - 1) * SECOND),
+    );
+    let max_payload = checker.or_default(
+        "mqtt.max_payload",
+        sources.take_mqtt(|f| &mut f.max_payload),
+        (32 << 20, "32MiB"),
+        |text| values::size(text, 1 << 10, 128 << 20),
+    );
+    let tls = tls(checker, sources, url.as_ref());
+    let BrokerUrl { host, port, .. } = url?;
+    Some(MqttSettings {
+        host,
+        port,
+        tls,
+        protocol,
+        client_id,
+        username,
+        password_file,
+        keep_alive,
+        session_expiry,
+        max_payload,
+    })
+}
+
+/// MQTT 5.0, 3.1.3.1: a client identifier is a string of at most 65,535 bytes; brokers allow far less.
+fn client_id(scalar: &Scalar) -> Result<String, String> {
+    let id = values::text(scalar)?;
+    if id.len() <= 256 { Ok(id) } else { Err("is longer than 256 bytes".to_owned()) }
+}
+
+fn login(checker: &mut Checker, sources: &mut Sources) -> (Option<String>, Option<PathBuf>) {
+    let username = checker.optional("mqtt.username", sources.take_mqtt(|f| &mut f.username), values::text);
+    let password_file = sources.take_mqtt(|f| &mut f.password_file);
+    if let (Some(password_file), None) = (&password_file, &username) {
+        checker.error(&password_file.place, "mqtt.password_file", "needs mqtt.username beside it");
+    }
+    (username, checker.optional("mqtt.password_file", password_file, values::readable_file))
+}
+
+fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
+    let mut any = None;
+    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>| {
+        let placed = sources.take_mqtt(field);
+        let place = placed.as_ref().map(|placed| placed.place.clone());
+        any = any.take().or_else(|| place.clone().map(|place| (key, place)));
+        (checker.optional(key, placed, values::readable_file), place)
+    };
+    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file);
+    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file);
+    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file);
+    match (cert_place, key_place) {
+        (Some(place), None) => checker.error(&place, "mqtt.cert_file", "needs mqtt.key_file beside it"),
+        (None, Some(place)) => checker.error(&place, "mqtt.key_file", "needs mqtt.cert_file beside it"),
+        _ => {}
+    }
+    let alpn = sources.take_mqtt(|f| &mut f.alpn);
+    any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
+    let alpn = checker.optional("mqtt.alpn", alpn, values::text);
+    match (url, any) {
+        (Some(BrokerUrl { tls: false, .. }), Some((key, place))) => {
+            checker.error(&place, key, "needs a broker with TLS: mqtt.url must begin with mqtts://");
+            None
+        }
+        (Some(BrokerUrl { tls: true, .. }), _) => Some(TlsSettings { ca_file, cert_file, key_file, alpn }),
+        _ => None,
+    }
+}
+
+fn service_manager(checker: &mut Checker, field: Option<Placed<ManagerFragment>>) -> Option<ManagerChoice> {
+    let named = field.map(|field| match field.value {
+        ManagerFragment::Name(name) => Ok(Placed { value: name, place: field.place }),
+        ManagerFragment::Custom(custom) => Err((field.place, *custom)),
+    });
+    match named.transpose() {
+        Err((place, custom)) => custom_manager(checker, &place, custom).map(ManagerChoice::Custom),
+        Ok(name) => {
+            let known = [("auto", Known::Auto), ("systemd", Known::Systemd), ("upstart", Known::Upstart)];
+            let choice = checker.or_default("service_manager", name, (Known::Auto, "auto"), |text| {
+                values::choice(text, &known)
+                    .map_err(|problem| format!("{problem}, or a mapping with name, stop, start and status"))
+            });
+            Some(match choice {
+                Known::Auto => ManagerChoice::Auto,
+                Known::Systemd => ManagerChoice::Systemd,
+                Known::Upstart => ManagerChoice::Upstart,
+            })
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Known {
+    Auto,
+    Systemd,
+    Upstart,
+}
+
+fn custom_manager(checker: &mut Checker, place: &Place, custom: CustomFragment) -> Option<CustomManager> {
+    let name = custom.name.map(|name| Placed::of(&place.source, name));
+    let missing = "is missing: what logs shall call this service manager";
+    let name = checker.required("service_manager.name", name, (place, missing), values::name);
+    let mut template = |key: &str, argv: super::fragment::Field<List<Scalar>>| {
+        let key = format!("service_manager.{key}");
+        let Some(argv) = argv.map(|argv| Placed::of(&place.source, argv)) else {
+            checker.error(
+                place,
+                key,
+                "is missing: a command as a list, such as [rc-service, \"{service}\", stop]",
+            );
+            return None;
+        };
+        let at = argv.place.clone();
+        let argv = apps::argv(checker, &key, argv)?;
+        checker.show(&at, &key, apps::shown_argv(&argv));
+        Template::new(argv).map_err(|problem| checker.error(&at, key, problem.to_string())).ok()
+    };
+    let stop = template("stop", custom.stop);
+    let start = template("start", custom.start);
+    let status = template("status", custom.status);
+    Some(CustomManager { name: name?, stop: stop?, start: start?, status: status? })
+}

@@ -1,0 +1,168 @@
+//! Topic, headers and payload of a message → a [`Push`] made of validated values only.
+//!
+//! The payload is the body of GitHub's `push` webhook: today's shape, the 2012 GitHub Services shape, either one
+//! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5.
+
+mod body;
+mod headers;
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use crate::github::{CommitId, GitRef, NameError, RepoName};
+
+use body::Document;
+pub use headers::Headers;
+
+/// One GitHub push event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// The repository that was pushed to.
+    pub repo: RepoName,
+    /// The ref that was moved.
+    pub git_ref: GitRef,
+    /// What the ref pointed to before; zeros when it is new.
+    pub before: Option<CommitId>,
+    /// What it points to now; zeros when it was deleted.
+    pub after: CommitId,
+    /// GitHub says that the ref was deleted.
+    pub deleted: bool,
+    /// The repository's default branch, where the payload names it.
+    pub default_branch: Option<String>,
+    /// When GitHub took the push; 2012 payloads do not say.
+    pub pushed_at: Option<SystemTime>,
+    /// GitHub's id of the delivery (`X-GitHub-Delivery`), when it came along.
+    pub delivery: Option<String>,
+}
+
+impl Push {
+    /// True when the push removed its ref, so that there is nothing to deploy.
+    pub fn is_deletion(&self) -> bool {
+        self.deleted || self.after.is_none()
+    }
+}
+
+/// What a message turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    /// A push.
+    Push(Box<Push>),
+    /// Something else, which is no mistake.
+    Other(Other),
+}
+
+/// A message that is no push, and need not be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Other {
+    /// An empty payload, by which MQTT deletes a retained message.
+    #[error("the payload is empty")]
+    Empty,
+    /// `X-GitHub-Event` names another event.
+    #[error("X-GitHub-Event is not push")]
+    Event,
+    /// JSON without what makes a push: `ref`, `after` and `repository`.
+    #[error("not a push: it lacks ref, after or repository")]
+    Shape,
+}
+
+/// A message that claims to be a push and is none. No text of the message is in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Neither a JSON object nor a form with one.
+    #[error("the payload is not the JSON object of a push ({problem} at line {line}, column {column})")]
+    Json {
+        /// What kind of mistake it is.
+        problem: &'static str,
+        /// Line of the payload, from 1.
+        line: usize,
+        /// Column of the payload, from 1.
+        column: usize,
+    },
+    /// The form has no usable `payload` field.
+    #[error("the form-encoded payload holds no JSON object in its field `payload`")]
+    Form,
+    /// The envelope is contradictory.
+    #[error(
+        "the envelope must hold `headers` and one of `body` and `body_base64`, which must hold the webhook's body"
+    )]
+    Envelope,
+    /// One header twice, with two values.
+    #[error("the header {0} came twice")]
+    DuplicateHeader(&'static str),
+    /// A value that breaks the rules of its kind.
+    #[error("{field}: {problem}")]
+    Value {
+        /// Where it stands in the payload.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: NameError,
+    },
+}
+
+/// Decodes the message of a topic that names a managed repository. `headers` are those that MQTT 5 carried.
+pub fn decode(headers: &Headers, payload: &[u8]) -> Result<Decoded, DecodeError> {
+    if payload.is_empty() {
+        return Ok(Decoded::Other(Other::Empty));
+    }
+    if headers.is_other_event() {
+        return Ok(Decoded::Other(Other::Event));
+    }
+    let mut document = parse(payload)?;
+    let Some(envelope) = document.take_envelope()? else {
+        return push_of(document, headers);
+    };
+    if !headers.is_empty() {
+        return Err(DecodeError::Envelope);
+    }
+    if envelope.headers.is_other_event() {
+        return Ok(Decoded::Other(Other::Event));
+    }
+    let mut inner = parse(&envelope.body)?;
+    if inner.take_envelope()?.is_some() {
+        return Err(DecodeError::Envelope);
+    }
+    push_of(inner, &envelope.headers)
+}
+
+fn parse(payload: &[u8]) -> Result<Document, DecodeError> {
+    let json = if payload.starts_with(b"payload=") { form_field(payload)? } else { Cow::Borrowed(payload) };
+    Document::parse(&json)
+}
+
+/// GitHub sends a form when a webhook is left on its default content type.
+fn form_field(payload: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+    let (_, json) =
+        form_urlencoded::parse(payload).find(|(key, _)| key == "payload").ok_or(DecodeError::Form)?;
+    match json {
+        Cow::Borrowed(json) => Ok(Cow::Borrowed(json.as_bytes())),
+        Cow::Owned(json) => Ok(Cow::Owned(json.into_bytes())),
+    }
+}
+
+fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError> {
+    let (Some(git_ref), Some(after), Some(repository)) =
+        (document.git_ref, document.after, document.repository)
+    else {
+        return Ok(Decoded::Other(Other::Shape));
+    };
+    let value = |field| move |problem| DecodeError::Value { field, problem };
+    let repo = repository.full_name().ok_or(NameError::Repository).and_then(|name| name.parse());
+    Ok(Decoded::Push(Box::new(Push {
+        repo: repo.map_err(value("repository"))?,
+        git_ref: git_ref.parse().map_err(value("ref"))?,
+        before: document.before.map(|id| id.parse()).transpose().map_err(value("before"))?,
+        after: after.parse().map_err(value("after"))?,
+        deleted: document.deleted.unwrap_or(false),
+        default_branch: repository.default_branch.or(repository.master_branch),
+        pushed_at: repository.pushed_at.and_then(|time| time.0),
+        delivery: headers.delivery().map(str::to_owned),
+    })))
+}
+
+/// A time in whole seconds, as GitHub counts; `None` when the clock cannot hold it.
+fn seconds_since_epoch(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests;

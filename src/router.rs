@@ -1,0 +1,135 @@
+//! Message → which apps it deploys, or why none. Pure: the topic is looked at before the payload is touched.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use std::sync::Arc;
+
+use crate::config::{App, AppName};
+use crate::github::{CommitId, GitRef, RepoName};
+use crate::push::{self, DecodeError, Decoded, Headers, Other, Push};
+use crate::refs::RefMismatch;
+use crate::topic::TopicPattern;
+
+/// What a push points an app to: a commit, and the ref it was pushed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// The repository, spelled as the payload does.
+    pub repo: RepoName,
+    /// The branch or tag.
+    pub git_ref: GitRef,
+    /// What the ref pointed to before.
+    pub before: Option<CommitId>,
+    /// The commit to deploy.
+    pub commit: CommitId,
+    /// When GitHub took the push.
+    pub pushed_at: Option<SystemTime>,
+    /// GitHub's id of the delivery.
+    pub delivery: Option<String>,
+}
+
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// Its topic is for a repository of which nothing runs here.
+    Unmanaged,
+    /// It is no push, or one that deploys nothing by its nature.
+    Ignored(Ignored),
+    /// It is malformed, or contradicts its topic.
+    Rejected(Rejected),
+    /// A push, with the verdict for each app of its repository.
+    Push(Box<Revision>, Vec<(AppName, Verdict)>),
+}
+
+/// Whether a push deploys one app.
+pub type Verdict = Result<(), RefMismatch>;
+
+/// Why a message for a managed repository deploys nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ignored {
+    /// Not a push.
+    #[error(transparent)]
+    NotAPush(#[from] Other),
+    /// Its ref was deleted.
+    #[error("the ref was deleted")]
+    Deletion,
+}
+
+/// Why a message for a managed repository is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// It could not be decoded.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+    /// The payload is for another repository than its topic.
+    #[error("the payload is for {payload}, the topic for {topic}")]
+    TopicMismatch {
+        /// The repository in the payload.
+        payload: RepoName,
+        /// The repository in the topic.
+        topic: RepoName,
+    },
+}
+
+/// Knows which repositories matter, and which apps and refs of each.
+#[derive(Debug)]
+pub struct Router {
+    topic: TopicPattern,
+    /// Keyed by the repository's name in lower case.
+    repositories: HashMap<String, Vec<Arc<App>>>,
+}
+
+impl Router {
+    /// A router for the apps that this instance runs.
+    pub fn new(topic: TopicPattern, apps: &[Arc<App>]) -> Self {
+        let mut repositories: HashMap<String, Vec<Arc<App>>> = HashMap::new();
+        for app in apps {
+            repositories.entry(app.repo.key()).or_default().push(app.clone());
+        }
+        Self { topic, repositories }
+    }
+
+    /// True when something of the topic's repository runs here.
+    pub fn manages(&self, topic: &str) -> bool {
+        !self.apps_of(topic).is_empty()
+    }
+
+    fn apps_of(&self, topic: &str) -> &[Arc<App>] {
+        let repo = self.topic.repository(topic);
+        repo.and_then(|repo| self.repositories.get(&repo.to_ascii_lowercase())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Decides what a message means here.
+    pub fn route(&self, topic: &str, headers: &Headers, payload: &[u8]) -> Routed {
+        let apps = self.apps_of(topic);
+        let Some(first) = apps.first() else {
+            return Routed::Unmanaged;
+        };
+        match push::decode(headers, payload) {
+            Err(error) => Routed::Rejected(error.into()),
+            Ok(Decoded::Other(other)) => Routed::Ignored(other.into()),
+            Ok(Decoded::Push(push)) if push.repo != first.repo => {
+                Routed::Rejected(Rejected::TopicMismatch { payload: push.repo, topic: first.repo.clone() })
+            }
+            Ok(Decoded::Push(push)) if push.is_deletion() => Routed::Ignored(Ignored::Deletion),
+            Ok(Decoded::Push(push)) => judge(*push, apps),
+        }
+    }
+}
+
+fn judge(push: Push, apps: &[Arc<App>]) -> Routed {
+    let verdict = |app: &App| app.refs.allow(&push.git_ref, push.default_branch.as_deref());
+    let verdicts = apps.iter().map(|app| (app.name.clone(), verdict(app))).collect();
+    let revision = Revision {
+        repo: push.repo,
+        git_ref: push.git_ref,
+        before: push.before,
+        commit: push.after,
+        pushed_at: push.pushed_at,
+        delivery: push.delivery,
+    };
+    Routed::Push(Box::new(revision), verdicts)
+}
+
+#[cfg(test)]
+mod tests;
