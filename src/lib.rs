@@ -1,4 +1,38 @@
-//! instance-agent.
+//! Restarts the apps of an instance when GitHub pushes to them, over MQTT.
+//!
+//! A push travels through the modules in this order; each knows its neighbours' types, and only [`agent`] knows
+//! them all:
+//!
+//! ```text
+//! broker ──► mqtt ──► push ──► router ──► worker ──► service manager
+//!            poll     decode   match      one per    stop, start,
+//!            subscribe                    app        status
+//! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`mqtt`] | keeps the connection: polls, subscribes, acknowledges, backs off |
+//! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
+//! | [`router`], [`refs`] | push → apps, or why not; pure |
+//! | [`worker`] | per app: what to deploy and when, and the deploy itself |
+//! | [`command`], [`service`] | run a configured command; stop, start and look at services |
+//! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
+//! | [`config`] | sources → fragments → valid settings |
+//! | [`agent`], [`cli`] | wiring, reload, shutdown; the command line |
+
+pub mod agent;
+pub mod cli;
 pub mod command;
+pub mod config;
 pub mod github;
+pub mod handover;
+pub mod mqtt;
+pub mod outcome;
+pub mod push;
+pub mod refs;
+pub mod router;
 pub mod service;
+pub mod supervisor;
+mod throttle;
+pub mod topic;
+pub mod worker;

@@ -71,6 +71,22 @@ pub enum Rejected {
     },
 }
 
+impl Rejected {
+    /// A word for the kind of mistake, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Undecodable(_) => "undecodable",
+            Self::TopicMismatch { .. } => "topic mismatch",
+        }
+    }
+}
+
+impl From<DecodeError> for Routed {
+    fn from(error: DecodeError) -> Self {
+        Self::Rejected(Rejected::Undecodable(error))
+    }
+}
+
 /// Knows which repositories matter, and which apps and refs of each.
 #[derive(Debug)]
 pub struct Router {
@@ -94,6 +110,11 @@ impl Router {
         !self.apps_of(topic).is_empty()
     }
 
+    /// The managed repository that a topic is for, as the configuration spells it.
+    pub fn repository(&self, topic: &str) -> Option<&RepoName> {
+        self.apps_of(topic).first().map(|app| &app.repo)
+    }
+
     fn apps_of(&self, topic: &str) -> &[Arc<App>] {
         let repo = self.topic.repository(topic);
         repo.and_then(|repo| self.repositories.get(&repo.to_ascii_lowercase())).map_or(&[], Vec::as_slice)
@@ -106,7 +127,7 @@ impl Router {
             return Routed::Unmanaged;
         };
         match push::decode(headers, payload) {
-            Err(error) => Routed::Rejected(error.into()),
+            Err(error) => error.into(),
             Ok(Decoded::Other(other)) => Routed::Ignored(other.into()),
             Ok(Decoded::Push(push)) if push.repo != first.repo => {
                 Routed::Rejected(Rejected::TopicMismatch { payload: push.repo, topic: first.repo.clone() })

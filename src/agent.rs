@@ -1,0 +1,356 @@
+//! Wires the parts together: connection → router → workers; reload; shutdown. Only this file knows them all.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::command::Runner;
+use crate::config::{App, AppName, Settings};
+use crate::mqtt::{self, ConnectionState, Handle, Interest, Message, Messages};
+use crate::push::Headers;
+use crate::refs::RefMismatch;
+use crate::router::{Rejected, Revision, Routed, Router, Verdict};
+use crate::service::{ServiceManager, Status};
+use crate::supervisor::Supervisor;
+use crate::throttle::Throttle;
+use crate::worker::{self, Context, Gate, Taken, Turns, Worker, Workers};
+
+/// What the agent uses of the world around it.
+pub struct Dependencies {
+    /// Stops and starts services.
+    pub manager: Arc<dyn ServiceManager>,
+    /// Runs commands.
+    pub runner: Runner,
+    /// Is told how the agent is doing.
+    pub supervisor: Supervisor,
+}
+
+/// A new configuration, valid, with the service manager that it asks for.
+pub struct Reload {
+    /// The settings.
+    pub settings: Settings,
+    /// Stops and starts services from now on.
+    pub manager: Arc<dyn ServiceManager>,
+}
+
+/// The agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The state directory cannot be made.
+    #[error("the state directory {} cannot be made: {source}; set state_dir to one that can", path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Runs the agent until `shutdown` is cancelled and what was running has ended.
+pub async fn run(
+    settings: Settings,
+    dependencies: Dependencies,
+    mut reloads: mpsc::Receiver<Reload>,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    make_state_dir(&settings.state_dir)?;
+    let mut agent = Agent::start(settings, dependencies, shutdown.clone());
+    agent.supervisor.ready();
+    let mut heartbeat = Heartbeat::of(&agent.supervisor);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(reload) = reloads.recv() => agent.reload(reload).await,
+            () = heartbeat.beat() => agent.supervisor.alive(),
+            () = agent.connection.changed() => agent.connection_changed(),
+            Some(message) = agent.connection.messages.recv() => agent.handle(message),
+        }
+    }
+    let supervisor = agent.supervisor.clone();
+    supervisor.stopping();
+    let end = agent.end();
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            () = &mut end => return Ok(()),
+            () = heartbeat.beat() => supervisor.alive(),
+        }
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), AgentError> {
+    fs::create_dir_all(path).map_err(|source| AgentError::StateDir { path: path.to_owned(), source })
+}
+
+/// The watchdog's clock; silent where there is none.
+struct Heartbeat(Option<Interval>);
+
+impl Heartbeat {
+    fn of(supervisor: &Supervisor) -> Self {
+        Self(supervisor.heartbeat().map(|pause| {
+            let mut clock = interval(pause);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            clock
+        }))
+    }
+
+    async fn beat(&mut self) {
+        match &mut self.0 {
+            Some(clock) => {
+                clock.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The connection to the broker, what comes from it, and what it is asked for.
+struct Connection {
+    handle: Handle,
+    messages: Messages,
+    state: watch::Receiver<ConnectionState>,
+    interest: watch::Sender<Arc<Interest>>,
+    up: bool,
+}
+
+impl Connection {
+    fn open(settings: &Settings, router: &Arc<Router>) -> Self {
+        let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
+        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, BTreeSet::new());
+        let state = handle.state();
+        Self { handle, messages, state, interest, up: false }
+    }
+
+    async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            // The polling task ends only with the connection itself.
+            std::future::pending().await
+        }
+    }
+
+    /// Notes the state. True: the connection has come up since the last look.
+    fn has_come_up(&mut self) -> bool {
+        let state = self.state.borrow_and_update();
+        let up = matches!(*state, ConnectionState::Connected | ConnectionState::Subscribed { .. });
+        let came_up = up && !self.up;
+        self.up = up;
+        came_up
+    }
+}
+
+fn interest_of(settings: &Settings, router: &Arc<Router>) -> Interest {
+    let router = router.clone();
+    Interest::new(settings.filters(), move |topic| router.manages(topic))
+}
+
+struct Agent {
+    settings: Settings,
+    context: Arc<Context>,
+    supervisor: Arc<Supervisor>,
+    router: Arc<Router>,
+    connection: Connection,
+    workers: Workers,
+    /// Workers of apps that were removed, which may still end a deploy.
+    retired: Vec<Worker>,
+    rejections: Throttle<(String, &'static str)>,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    fn start(settings: Settings, dependencies: Dependencies, shutdown: CancellationToken) -> Self {
+        let Dependencies { manager, runner, supervisor } = dependencies;
+        let router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            apps = settings.apps.len(),
+            service_manager = manager.name(),
+            broker = settings.mqtt.broker(),
+            client_id = settings.mqtt.client_id,
+            environment = settings.environment,
+            "instance-agent starts"
+        );
+        let turns = Arc::new(Turns::new(settings.max_parallel));
+        let context = Arc::new(context(&settings, manager, runner, turns, Gate::new()));
+        let mut agent = Self {
+            connection: Connection::open(&settings, &router),
+            supervisor: Arc::new(supervisor),
+            workers: Workers::new(),
+            retired: Vec::new(),
+            rejections: Throttle::new(),
+            settings,
+            context,
+            router,
+            shutdown,
+        };
+        agent.staff();
+        agent.tell_status();
+        agent
+    }
+
+    /// Gives each app its worker, and takes them from apps that are gone.
+    fn staff(&mut self) {
+        let mut former = std::mem::take(&mut self.workers);
+        for app in &self.settings.apps {
+            let worker = match former.remove(&app.name) {
+                Some(worker) if worker.app().repo == app.repo => {
+                    worker.configure(app.clone(), self.context.clone());
+                    worker
+                }
+                other => {
+                    self.retired.extend(other.inspect(Worker::retire));
+                    Worker::spawn(app.clone(), self.context.clone(), self.shutdown.clone())
+                }
+            };
+            self.workers.insert(app.name.clone(), worker);
+        }
+        self.retired.extend(former.into_values().inspect(Worker::retire));
+        self.retired.retain(|worker| !worker.has_ended());
+        tokio::spawn(warn_about_services(self.context.manager.clone(), self.settings.apps.clone()));
+    }
+
+    async fn reload(&mut self, reload: Reload) {
+        let Reload { settings, manager } = reload;
+        let reconnect = settings.mqtt != self.settings.mqtt;
+        let turns = if settings.max_parallel == self.settings.max_parallel {
+            self.context.turns.clone()
+        } else {
+            Arc::new(self.context.turns.resized(settings.max_parallel))
+        };
+        let (runner, gate) = (self.context.runner.clone(), self.context.gate.clone());
+        self.context = Arc::new(context(&settings, manager, runner, turns, gate));
+        self.router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
+        self.settings = settings;
+        self.rejections = Throttle::new();
+        self.staff();
+        if reconnect {
+            let renewed = Connection::open(&self.settings, &self.router);
+            let former = std::mem::replace(&mut self.connection, renewed);
+            former.handle.stop().await;
+        } else {
+            self.connection.interest.send_replace(Arc::new(interest_of(&self.settings, &self.router)));
+        }
+        info!(apps = self.settings.apps.len(), reconnect, "configuration reloaded");
+        self.tell_status();
+        self.supervisor.ready();
+    }
+
+    fn connection_changed(&mut self) {
+        if self.connection.has_come_up() {
+            self.context.gate.connected();
+        }
+        self.tell_status();
+    }
+
+    fn tell_status(&self) {
+        let broker = self.settings.mqtt.broker();
+        let connection = match &*self.connection.state.borrow() {
+            ConnectionState::Connecting => format!("Connecting to {broker}"),
+            ConnectionState::Connected => format!("Connected to {broker}, subscribing"),
+            ConnectionState::Subscribed { refused: 0, .. } => format!("Connected to {broker}"),
+            ConnectionState::Subscribed { refused, .. } => {
+                format!("Connected to {broker}, but {refused} subscriptions were refused")
+            }
+            ConnectionState::Down { reason, .. } => format!("Not connected to {broker}: {reason}"),
+        };
+        self.supervisor.status(&format!("{connection}; apps: {}", self.settings.apps.len()));
+    }
+
+    fn handle(&mut self, message: Message) {
+        let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let routed = match Headers::from_pairs(headers) {
+            Ok(headers) => self.router.route(&message.topic, &headers, &message.payload),
+            Err(error) => error.into(),
+        };
+        match routed {
+            Routed::Unmanaged => debug!("message for a repository that is no longer managed"),
+            Routed::Ignored(why) => debug!(%why, "message ignored"),
+            Routed::Rejected(why) => self.reject(&message.topic, &why),
+            Routed::Push(revision, verdicts) => {
+                self.context.gate.pushed();
+                for (app, verdict) in verdicts {
+                    self.hand_on(&app, verdict, &revision);
+                }
+            }
+        }
+        message.ack.acknowledge();
+    }
+
+    /// The topic is one of a managed repository, or the message would not be here.
+    fn reject(&mut self, topic: &str, why: &Rejected) {
+        let Some(repository) = self.router.repository(topic) else { return };
+        if let Some(unsaid) = self.rejections.pass((repository.key(), why.kind()), Instant::now()) {
+            warn!(%repository, %why, unsaid, "message rejected");
+        }
+    }
+
+    fn hand_on(&mut self, app: &AppName, verdict: Verdict, revision: &Revision) {
+        let Some(worker) = self.workers.get(app) else { return };
+        match verdict {
+            Ok(()) => {
+                let already = worker.push(revision.clone()) == Taken::AlreadyDeployed;
+                let (r#ref, sha, delivery) = (&revision.git_ref, &revision.commit, &revision.delivery);
+                info!(%app, %r#ref, %sha, delivery, already_deployed = already, "push taken");
+            }
+            Err(why @ RefMismatch::NoDefaultBranch) => {
+                let key = (revision.repo.key(), "no default branch");
+                if let Some(unsaid) = self.rejections.pass(key, Instant::now()) {
+                    warn!(%app, %why, unsaid, "push ignored");
+                }
+            }
+            Err(why) => debug!(%app, r#ref = %revision.git_ref, %why, "push ignored"),
+        }
+    }
+
+    /// Stops the intake, then waits for what is running. The workers have seen the shutdown themselves.
+    async fn end(self) {
+        info!("shutting down");
+        self.connection.handle.stop().await;
+        for worker in self.workers.into_values().chain(self.retired) {
+            worker.ended().await;
+        }
+        info!("stopped");
+    }
+}
+
+fn context(
+    settings: &Settings,
+    manager: Arc<dyn ServiceManager>,
+    runner: Runner,
+    turns: Arc<Turns>,
+    gate: Gate,
+) -> Context {
+    Context {
+        manager,
+        runner,
+        turns,
+        gate,
+        environment: settings.environment.clone(),
+        stagger: worker::share_of(settings.stagger, &settings.mqtt.client_id),
+        state_dir: settings.state_dir.clone(),
+        on_outcome: settings.on_outcome.clone(),
+    }
+}
+
+/// Looks at every service once, so that a wrong name shows before the first push does.
+async fn warn_about_services(manager: Arc<dyn ServiceManager>, apps: Vec<Arc<App>>) {
+    for app in apps {
+        for service in &app.services {
+            let (app, manager_name) = (&app.name, manager.name());
+            match manager.status(service).await {
+                Ok(Status::NotFound) => {
+                    warn!(%app, %service, "{manager_name} knows no such service: pushes to this app will fail");
+                }
+                Ok(_) => {}
+                Err(error) => warn!(%app, %service, %error, "cannot look at the service"),
+            }
+        }
+    }
+}

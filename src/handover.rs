@@ -1,0 +1,63 @@
+//! How a revision is handed to an app: as environment variables named after GitHub Actions', and as a file of them.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::AppName;
+use crate::router::Revision;
+
+/// The variables that commands, and services that can take them, get.
+pub fn environment(
+    app: &AppName,
+    environment: Option<&str>,
+    revision: Option<&Revision>,
+    previous: Option<&Revision>,
+) -> Vec<(String, String)> {
+    let mut variables = vec![("INSTANCE_AGENT_APP", app.to_string())];
+    if let Some(environment) = environment {
+        variables.push(("INSTANCE_AGENT_ENVIRONMENT", environment.to_owned()));
+    }
+    if let Some(revision) = revision {
+        variables.push(("GITHUB_REPOSITORY", revision.repo.to_string()));
+        variables.push(("GITHUB_REF", revision.git_ref.to_string()));
+        variables.push(("GITHUB_REF_NAME", revision.git_ref.name().to_owned()));
+        variables.push(("GITHUB_SHA", revision.commit.to_string()));
+    }
+    if let Some(previous) = previous {
+        variables.push(("INSTANCE_AGENT_PREVIOUS_SHA", previous.commit.to_string()));
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Where an app's unit finds its variables: `EnvironmentFile=-/var/lib/instance-agent/env/APP.env`.
+pub fn environment_file(state_dir: &Path, app: &AppName) -> PathBuf {
+    state_dir.join("env").join(format!("{app}.env"))
+}
+
+/// Replaces the file in one step, so that a unit never reads half of it.
+pub fn write_environment_file(path: &Path, variables: &[(String, String)]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(dir)?;
+    let text: String = variables.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
+    let temporary = path.with_extension("env.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// In double quotes, as systemd.exec(5) and shells read it; a ref may hold `$`, quotes and backquotes.
+fn quoted(value: &str) -> String {
+    let mut text = String::with_capacity(value.len() + 2);
+    text.push('"');
+    for c in value.chars() {
+        if matches!(c, '"' | '\\' | '$' | '`') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text.push('"');
+    text
+}

@@ -1,0 +1,262 @@
+//! One deploy: prepare → stop → update → start → verify, each step bounded in time. Never leaves a service down
+//! on purpose: whatever fails after the first stop, the services are started again.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::command::{CommandError, CommandSpec, Stop};
+use crate::config::App;
+use crate::handover;
+use crate::outcome::{Failure, Outcome, Step, Verdict};
+use crate::router::Revision;
+use crate::service::{Limits, ServiceError, ServiceName, Status};
+
+use super::Context;
+use super::machine::Attempt;
+
+/// How long a running command may go on once the agent is shutting down.
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+/// For a service whose own limit is not known, or is none: longer than systemd's default of 90 s.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// On top of a unit's own limit, so that its manager is the first to give up and can say why.
+const SERVICE_MARGIN: Duration = Duration::from_secs(10);
+/// For a look at a service.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) async fn deploy(
+    app: &App,
+    context: &Context,
+    attempt: Attempt,
+    shutdown: &CancellationToken,
+) -> Outcome {
+    let started_at = SystemTime::now();
+    let clock = Instant::now();
+    let mut deploy = Deploy { app, context, attempt: &attempt, shutdown, failures: Vec::new(), touched: false };
+    deploy.run().await;
+    let Deploy { failures, touched, .. } = deploy;
+    let verdict = match failures.first() {
+        None => Verdict::Deployed,
+        Some(_) if shutdown.is_cancelled() => Verdict::Interrupted,
+        Some(_) => Verdict::Failed,
+    };
+    Outcome {
+        app: app.name.clone(),
+        verdict,
+        failures,
+        touched,
+        attempt: attempt.number,
+        superseded: attempt.superseded,
+        revision: attempt.revision,
+        previous: attempt.previous,
+        started_at,
+        duration: clock.elapsed(),
+    }
+}
+
+struct Deploy<'a> {
+    app: &'a App,
+    context: &'a Context,
+    attempt: &'a Attempt,
+    shutdown: &'a CancellationToken,
+    failures: Vec<Failure>,
+    touched: bool,
+}
+
+impl Deploy<'_> {
+    async fn run(&mut self) {
+        let environment = self.environment(Some(&self.attempt.revision));
+        if !self.command(Step::Prepare, self.app.prepare.as_ref(), &environment).await {
+            return;
+        }
+        self.touched = true;
+        let updated =
+            self.stop().await && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
+        let environment = if updated { environment } else { self.environment(self.attempt.previous.as_ref()) };
+        self.start(&environment).await;
+        let up = self.verify().await;
+        if updated && up {
+            self.command(Step::Check, self.app.check.as_ref(), &environment).await;
+        }
+    }
+
+    fn environment(&self, revision: Option<&Revision>) -> Vec<(String, String)> {
+        let environment = self.context.environment.as_deref();
+        handover::environment(&self.app.name, environment, revision, self.attempt.previous.as_ref())
+    }
+
+    /// Runs the step's command, if it has one. False: it failed.
+    async fn command(&mut self, step: Step, spec: Option<&CommandSpec>, environment: &[(String, String)]) -> bool {
+        let Some(spec) = spec else { return true };
+        info!(app = %self.app.name, step = step.as_str(), "running command");
+        let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
+        match self.context.runner.run(spec, environment, None, &stop).await {
+            Ok(()) => true,
+            Err(error) => {
+                self.failures.push(command_failure(step, &error));
+                false
+            }
+        }
+    }
+
+    /// Stops the services, the last one first. False: one of them could not be stopped.
+    async fn stop(&mut self) -> bool {
+        for service in self.app.services.iter().rev() {
+            info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
+            let limit = self.limit(service, self.app.stop_timeout, |limits| limits.stop).await;
+            if let Err(problem) = bounded(limit, self.context.manager.stop(service)).await {
+                self.failures.push(service_failure(Step::Stop, service, problem));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Starts every service, even when one of them fails.
+    async fn start(&mut self, environment: &[(String, String)]) {
+        self.write_environment_file(environment);
+        for service in &self.app.services {
+            info!(app = %self.app.name, step = "start", service = %service, "starting service");
+            let limit = self.limit(service, self.app.start_timeout, |limits| limits.start).await;
+            if let Err(problem) = bounded(limit, self.context.manager.start(service, environment)).await {
+                self.failures.push(service_failure(Step::Start, service, problem));
+            }
+        }
+    }
+
+    /// A start that goes wrong for want of this file would be worse than one with the file of the last deploy.
+    fn write_environment_file(&self, environment: &[(String, String)]) {
+        if !environment.iter().any(|(name, _)| name == "GITHUB_SHA") {
+            return;
+        }
+        let path = handover::environment_file(&self.context.state_dir, &self.app.name);
+        if let Err(error) = handover::write_environment_file(&path, environment) {
+            warn!(app = %self.app.name, file = %path.display(), %error, "cannot write the environment file");
+        }
+    }
+
+    /// Sees that every service is up, and stays up in one incarnation for the settling time.
+    async fn verify(&mut self) -> bool {
+        let before = self.looks().await;
+        info!(app = %self.app.name, step = "verify", settle = ?self.app.settle, "services must stay up");
+        self.settle().await;
+        let after = self.looks().await;
+        let unstarted = before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
+        // One that came up only meanwhile has not yet shown that it stays up.
+        let (before, after) = if unstarted && after.iter().all(is_up) {
+            self.settle().await;
+            let last = self.looks().await;
+            (after, last)
+        } else {
+            (before, after)
+        };
+        let mut up = true;
+        for (service, (before, after)) in self.app.services.iter().zip(before.iter().zip(after)) {
+            if let Err(problem) = stayed_up(before, after) {
+                up = false;
+                self.failures.push(service_failure(Step::Verify, service, problem));
+            }
+        }
+        up
+    }
+
+    async fn settle(&self) {
+        tokio::select! {
+            () = sleep(self.app.settle) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    async fn looks(&self) -> Vec<Result<Status, String>> {
+        let mut looks = Vec::with_capacity(self.app.services.len());
+        for service in &self.app.services {
+            looks.push(bounded(STATUS_TIMEOUT, self.context.manager.status(service)).await.map_err(|p| p.error));
+        }
+        looks
+    }
+
+    async fn limit(
+        &self,
+        service: &ServiceName,
+        configured: Option<Duration>,
+        own: impl Fn(Limits) -> Option<Duration>,
+    ) -> Duration {
+        if let Some(limit) = configured {
+            return limit;
+        }
+        // A manager that cannot even say this will fail the step itself, with a better message.
+        let limits = bounded(STATUS_TIMEOUT, self.context.manager.limits(service)).await.unwrap_or_default();
+        own(limits).map_or(SERVICE_TIMEOUT, |limit| limit.saturating_add(SERVICE_MARGIN))
+    }
+}
+
+fn is_up(look: &Result<Status, String>) -> bool {
+    matches!(look, Ok(Status::Running { .. } | Status::Completed))
+}
+
+fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> Result<(), Problem> {
+    let down = |what: &str| Err(Problem::plain(format!("did not stay up: {what}")));
+    match after {
+        Err(error) => Err(Problem::plain(error)),
+        Ok(Status::Running { incarnation }) => match before {
+            Ok(Status::Running { incarnation: first }) if *first != incarnation => {
+                down("it died and was restarted by its service manager")
+            }
+            _ => Ok(()),
+        },
+        Ok(Status::Completed) => Ok(()),
+        Ok(Status::Starting) => down("it is still starting, or waits to be restarted after it died"),
+        Ok(Status::Stopped) => down("it is stopped"),
+        Ok(Status::Failed(what)) => down(&what),
+        Ok(Status::NotFound) => down("the service manager no longer knows it"),
+    }
+}
+
+/// What went wrong with a service.
+struct Problem {
+    error: String,
+    output: Vec<String>,
+}
+
+impl Problem {
+    fn plain(error: String) -> Self {
+        Self { error, output: Vec::new() }
+    }
+}
+
+async fn bounded<T>(limit: Duration, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Problem> {
+    match timeout(limit, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let output = match &error {
+                ServiceError::Failed { output, .. } => output.clone(),
+                _ => Vec::new(),
+            };
+            Err(Problem { error: error.to_string(), output })
+        }
+        Err(_) => Err(Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))),
+    }
+}
+
+fn service_failure(step: Step, service: &ServiceName, problem: Problem) -> Failure {
+    Failure {
+        step,
+        service: Some(service.to_string()),
+        error: format!("{service}: {}", problem.error),
+        exit_code: None,
+        output: problem.output,
+    }
+}
+
+fn command_failure(step: Step, error: &CommandError) -> Failure {
+    Failure {
+        step,
+        service: None,
+        error: error.to_string(),
+        exit_code: error.exit_code(),
+        output: error.tail().to_vec(),
+    }
+}

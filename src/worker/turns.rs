@@ -1,0 +1,58 @@
+//! Whose turn it is: apps that share a service deploy one after the other, and only so many at a time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+use crate::config::App;
+
+/// Hands out turns to deploy.
+#[derive(Debug)]
+pub struct Turns {
+    slots: Arc<Semaphore>,
+    locks: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+}
+
+/// A turn; it is over when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _locks: Vec<OwnedMutexGuard<()>>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    /// `max_parallel` turns at a time.
+    pub fn new(max_parallel: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: Mutex::default() }
+    }
+
+    /// The same locks with another number of turns. Turns that were taken before do not count in it.
+    #[must_use]
+    pub fn resized(&self, max_parallel: usize) -> Self {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: Mutex::new(locks) }
+    }
+
+    /// Waits for the app's turn.
+    pub(super) async fn take(&self, app: &App) -> Turn {
+        // Sorted, so that two apps never wait for each other; and a slot last, so that no one waits holding one.
+        let keys: BTreeSet<String> = app
+            .services
+            .iter()
+            .map(|service| format!("service {}", service.key()))
+            .chain([format!("app {}", app.name)])
+            .collect();
+        let mut locks = Vec::with_capacity(keys.len());
+        for key in keys {
+            let lock = self.lock(key);
+            locks.push(lock.lock_owned().await);
+        }
+        // The semaphore is never closed, which is the only way to get none.
+        Turn { _locks: locks, _slot: self.slots.clone().acquire_owned().await.ok() }
+    }
+
+    fn lock(&self, key: String) -> Arc<AsyncMutex<()>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    }
+}
