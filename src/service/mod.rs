@@ -2,6 +2,20 @@
 //!
 //! A new one is a file here that implements [`ServiceManager`], and an arm in [`detect`].
 
+mod client;
+mod custom;
+mod detect;
+mod span;
+mod systemd;
+mod tail;
+mod unit;
+mod upstart;
+
+pub use custom::{CustomManager, Template, TemplateError};
+pub use detect::{DetectError, DetectionRoot, ManagerChoice, detect};
+pub use systemd::Systemd;
+pub use upstart::Upstart;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -79,7 +93,7 @@ impl FromStr for ServiceName {
 pub enum Status {
     /// Up. The incarnation differs after every start; `None` where the manager has no such thing.
     Running {
-        /// systemd: the unit's InvocationID; upstart: the process id.
+        /// systemd: the unit's `InvocationID`; upstart: the process id.
         incarnation: Option<String>,
     },
     /// On its way up, or waiting to be restarted after it died.

@@ -1,0 +1,184 @@
+//! Runs the command of a service manager (`systemctl`, `initctl`, …) and keeps its last words.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+
+use super::ServiceError;
+use super::tail::Tail;
+
+/// How long the output may stay open after the command ended: a daemon that it started may hold it for good.
+const GRACE: Duration = Duration::from_millis(200);
+/// systemd's letters to the agent, which no program that the agent starts may answer.
+const NOT_INHERITED: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+/// For programs whose words are read: systemd and upstart hand nothing of it on to the service.
+pub(super) const UNTRANSLATED: [(&str, &str); 1] = [("LC_ALL", "C")];
+
+/// How a command ended and its last lines of output.
+pub(super) struct Finished {
+    command: String,
+    status: ExitStatus,
+    pub(super) output: Vec<String>,
+}
+
+impl Finished {
+    pub(super) fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// True when the command ended by itself, so that its exit code means something.
+    pub(super) fn exited(&self) -> bool {
+        self.status.code().is_some()
+    }
+
+    /// True when any line of the output contains `words`.
+    pub(super) fn says(&self, words: &str) -> bool {
+        self.output.iter().any(|line| line.contains(words))
+    }
+
+    pub(super) fn into_failure(self) -> ServiceError {
+        ServiceError::Failed { command: self.command, status: self.status.to_string(), output: self.output }
+    }
+
+    pub(super) fn into_misunderstanding(self) -> ServiceError {
+        ServiceError::Answer { command: self.command, answer: self.output.join(" | ") }
+    }
+}
+
+/// Runs `argv` without a shell to its end. Dropping the future kills the command; tokio reaps it.
+pub(super) async fn run<K, V>(argv: &[&str], environment: &[(K, V)]) -> Result<Finished, ServiceError>
+where
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
+    let variables = environment.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
+    let cannot_run = |source| ServiceError::Spawn { command: display(argv), source };
+    let (mut child, output) = spawn(argv, variables).map_err(cannot_run)?;
+    let tail = Arc::new(Mutex::new(Tail::default()));
+    let reading = tokio::spawn(read(output, Arc::clone(&tail)));
+    let status = child.wait().await.map_err(cannot_run)?;
+    // Running late is no error: the reader goes on, so that who holds the output never meets a broken pipe.
+    let _ = tokio::time::timeout(GRACE, reading).await;
+    let output = tail.lock().unwrap_or_else(PoisonError::into_inner).lines();
+    Ok(Finished { command: display(argv), status, output })
+}
+
+/// Standard output and error share one pipe, so that their lines keep their order.
+fn spawn<'a>(
+    argv: &[&str],
+    environment: impl Iterator<Item = (&'a str, &'a str)>,
+) -> io::Result<(Child, pipe::Receiver)> {
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(environment)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        // A ^C meant for the agent must not end the start of a service.
+        .process_group(0)
+        .kill_on_drop(true);
+    for name in NOT_INHERITED {
+        command.env_remove(name);
+    }
+    let child = command.spawn()?;
+    Ok((child, pipe::Receiver::from_owned_fd(reader.into())?))
+}
+
+async fn read(mut output: pipe::Receiver, tail: Arc<Mutex<Tail>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = output.read(&mut buffer).await {
+        tail.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..count]);
+    }
+}
+
+/// The command as one would type it.
+pub(super) fn display(argv: &[&str]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    let words = argv.iter().map(|word| {
+        if !word.is_empty() && word.chars().all(is_plain) {
+            (*word).to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const NONE: [(&str, &str); 0] = [];
+
+    #[tokio::test]
+    async fn both_streams_are_kept_in_order() {
+        let finished = run(&["sh", "-c", "echo one; echo two >&2; echo three; exit 3"], &NONE).await.unwrap();
+        assert_eq!(finished.output, ["one", "two", "three"]);
+        let error = finished.into_failure().to_string();
+        let command = "sh -c 'echo one; echo two >&2; echo three; exit 3'";
+        assert_eq!(error, format!("`{command}` failed (exit status: 3): one | two | three"));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let error = run(&["/no/such/systemctl", "stop"], &NONE).await.err().unwrap().to_string();
+        assert!(error.starts_with("cannot run `/no/such/systemctl stop`: No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_handed_on_and_systemds_letters_are_not() {
+        let script = "echo $A; cat; echo ${NOTIFY_SOCKET-none}";
+        let finished = run(&["sh", "-c", script], &[("A", "1"), ("NOTIFY_SOCKET", "/x")]).await.unwrap();
+        assert_eq!(finished.output, ["1", "none"]);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_keeps_the_output_open_is_not_waited_for() {
+        let begun = std::time::Instant::now();
+        let finished = run(&["sh", "-c", "sleep 3 & echo started"], &NONE).await.unwrap();
+        assert_eq!(finished.output, ["started"]);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_answer_ends_the_command_and_leaves_no_zombie() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pid");
+        let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 60", file.display());
+        let process = {
+            let argv = ["sh", "-c", &script];
+            let mut running = Box::pin(run(&argv, &NONE));
+            loop {
+                let waited = tokio::time::timeout(Duration::from_millis(5), &mut running).await;
+                assert!(waited.is_err());
+                if let Ok(pid) = std::fs::read_to_string(&file) {
+                    break format!("/proc/{}", pid.trim());
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while Path::new(&process).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[test]
+    fn commands_are_shown_as_one_would_type_them() {
+        assert_eq!(display(&["systemctl", "stop", "--", "a@b.service"]), "systemctl stop -- a@b.service");
+        assert_eq!(display(&["x", "", "a b", "it's"]), r"x '' 'a b' 'it'\''s'");
+    }
+}

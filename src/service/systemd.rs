@@ -1,0 +1,118 @@
+//! systemd, through `systemctl`.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::client::{Finished, UNTRANSLATED, run};
+use super::unit::{PROPERTIES, Unit};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
+
+const NAME: &str = "systemd";
+
+/// Stops and starts units of the system's systemd. Environment reaches them by a file that they name, not by this.
+#[derive(Debug)]
+pub struct Systemd {
+    program: String,
+    /// Oneshot units that a start of ours completed: systemd forgets a unit that nothing refers to as soon as it
+    /// is down, and then shows it as one that never ran.
+    completed: Mutex<HashSet<ServiceName>>,
+}
+
+impl Systemd {
+    /// Uses the `systemctl` of the PATH.
+    pub fn new() -> Self {
+        Self::with_program("systemctl")
+    }
+
+    /// Uses another `systemctl`.
+    pub fn with_program(program: impl Into<String>) -> Self {
+        Self { program: program.into(), completed: Mutex::default() }
+    }
+
+    async fn systemctl(&self, verb: &str, service: &ServiceName) -> Result<Finished, ServiceError> {
+        run(&[&self.program, verb, "--", service.as_str()], &UNTRANSLATED).await
+    }
+
+    async fn show(&self, service: &ServiceName) -> Result<Unit, ServiceError> {
+        let argv = [&self.program, "show", "--property", PROPERTIES, "--", service.as_str()];
+        let finished = run(&argv, &UNTRANSLATED).await?;
+        if !finished.success() {
+            return Err(finished.into_failure());
+        }
+        Unit::parse(&finished.output).ok_or_else(|| finished.into_misunderstanding())
+    }
+
+    async fn stop_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
+        self.completed().remove(service);
+        let finished = self.systemctl("stop", service).await?;
+        if finished.success() { Ok(()) } else { Err(self.explain(service, finished).await) }
+    }
+
+    async fn start_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
+        self.completed().remove(service);
+        // Fails for a unit that is not loaded, which has nothing to reset.
+        self.systemctl("reset-failed", service).await?;
+        let finished = self.systemctl("start", service).await?;
+        if !finished.success() {
+            return Err(self.explain(service, finished).await);
+        }
+        self.completed().insert(service.clone());
+        Ok(())
+    }
+
+    async fn status_of(&self, service: &ServiceName) -> Result<Status, ServiceError> {
+        let unit = self.show(service).await?;
+        let completed = self.completed().contains(service);
+        unit.status(completed).ok_or_else(|| unit.into_misunderstanding(service))
+    }
+
+    /// systemctl's own words do not always tell: 5 is the exit code for a missing dependency, too, and of a service
+    /// that failed they say only where to look.
+    async fn explain(&self, service: &ServiceName, finished: Finished) -> ServiceError {
+        let status = self.status_of(service).await;
+        let mut error = finished.into_failure();
+        match (status, &mut error) {
+            (Ok(Status::NotFound), _) => {
+                return ServiceError::NotFound { manager: NAME.to_owned(), service: service.clone() };
+            }
+            (Ok(Status::Failed(why)), ServiceError::Failed { output, .. }) => output.push(why),
+            _ => {}
+        }
+        error
+    }
+
+    fn completed(&self) -> MutexGuard<'_, HashSet<ServiceName>> {
+        self.completed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Systemd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ServiceManager for Systemd {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
+        Box::pin(self.stop_unit(service))
+    }
+
+    fn start<'a>(&'a self, service: &'a ServiceName, _environment: &'a [(String, String)]) -> Answer<'a, ()> {
+        Box::pin(self.start_unit(service))
+    }
+
+    fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
+        Box::pin(self.status_of(service))
+    }
+
+    fn limits<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Limits> {
+        Box::pin(async move {
+            let unit = self.show(service).await?;
+            unit.limits().ok_or_else(|| unit.into_misunderstanding(service))
+        })
+    }
+}
