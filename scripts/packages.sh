@@ -43,7 +43,7 @@ install_missing() {
     say "missing here, installing:$missing"
     if has apt-get; then
         hold_services_back
-        as_root apt-get update -q || say "warning: apt-get update failed; trying with the lists that are here"
+        as_root apt-get update -qq || say "warning: apt-get update failed; trying with the lists that are here"
     fi
     # One by one, so that a failure names the package.
     for package in $missing; do
@@ -55,7 +55,7 @@ install_missing() {
 install_package() {
     if has apt-get; then
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
-            install -q -y --no-install-recommends "$1"
+            -o Dpkg::Use-Pty=0 install -qq --no-install-recommends "$1"
     elif has dnf; then
         as_root dnf install -q -y "$1"
     else
