@@ -1,0 +1,70 @@
+# The menu: `make` lists it.
+
+.DEFAULT_GOAL := help
+TOOLS := $(or $(CARGO_TARGET_DIR),target)/tools
+DENY := $(TOOLS)/bin/cargo-deny --locked --exclude demo
+
+# Debian keeps daemons such as mosquitto where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## see the whole job: a push restarts an app with its new version; nothing to install
+	cargo run --locked -p demo
+
+.PHONY: test
+test: ## run all tests; installs what they need (mosquitto, …) from the distribution when missing
+	scripts/install-test-tools
+	cargo test --locked --workspace
+
+.PHONY: check
+check: check-tools check-lock check-format check-scripts check-lints check-docs check-deps ## formatting, lints, docs, scripts, dependencies; no test is run
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt --all
+
+.PHONY: build
+build: ## build the release binary, target/release/instance-agent
+	cargo build --locked --release
+
+.PHONY: advisories
+advisories: check-tools ## look the dependencies up in the RustSec database (needs the internet)
+	$(DENY) check advisories
+
+.PHONY: clean
+clean: ## remove everything that was built, the check tools too
+	cargo clean
+
+# The parts of `make check`. They are not in the menu, but each can be run alone.
+
+.PHONY: check-tools
+check-tools:
+	scripts/install-check-tools $(TOOLS)
+
+.PHONY: check-lock
+check-lock: # Cargo.lock says what Cargo.toml asks for
+	cargo metadata --locked --format-version 1 >/dev/null
+
+.PHONY: check-format
+check-format:
+	cargo fmt --all --check
+
+.PHONY: check-scripts
+check-scripts:
+	shellcheck --external-sources $$(scripts/list-shell-scripts)
+
+.PHONY: check-lints
+check-lints:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: check-docs
+check-docs:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+.PHONY: check-deps
+check-deps: # licences, sources and duplicates of the agent's own tree, the demo's left out; no exception that is not needed
+	$(DENY) check -D unmatched-skip licenses sources bans
