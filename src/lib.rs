@@ -1,4 +1,5 @@
 //! instance-agent.
 pub mod command;
 pub mod github;
+pub mod mqtt;
 pub mod service;
