@@ -1,0 +1,127 @@
+//! The connection to the broker: polls, subscribes, acknowledges, backs off.
+//!
+//! One task polls and does nothing else. Each connection gets a fresh event loop of the library, so that nothing
+//! of an old one can survive into the next: not its buffered messages, not its requests, not its acknowledgements.
+//!
+//! ```text
+//! task       one connection after the other, with back-off
+//!   session  one connection: events in, messages and acknowledgements out
+//!     link   the library, one adapter for each version: v4, v5
+//! ```
+
+mod backoff;
+mod complaints;
+mod failure;
+mod link;
+mod message;
+mod queue;
+mod session;
+mod settings;
+mod subscriptions;
+mod task;
+mod tls;
+mod v4;
+mod v5;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use message::{Ack, Message, Payload};
+pub use queue::Messages;
+pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
+
+use subscriptions::Subscriptions;
+use task::Core;
+
+/// How the connection is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Not yet connected, and nothing has failed so far.
+    Connecting,
+    /// The broker has accepted the connection but not yet answered the subscriptions.
+    Connected,
+    /// The broker has answered all subscriptions.
+    Subscribed {
+        /// How many filters it granted.
+        filters: usize,
+        /// How many it refused.
+        refused: usize,
+    },
+    /// There is no connection; another attempt follows.
+    Down {
+        /// Why, and what to do.
+        reason: String,
+        /// When it was lost, or the first attempt failed.
+        since: SystemTime,
+        /// How long after the failure the next attempt follows.
+        retry_in: Duration,
+    },
+}
+
+/// Holds the connection: it ends when this is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    state: watch::Receiver<ConnectionState>,
+    held: watch::Receiver<BTreeSet<String>>,
+    shutdown: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// How the connection is doing, now and later.
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.clone()
+    }
+
+    /// The filters that the session at the broker may hold, to be given to [`start`] by the next process.
+    pub fn held_filters(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.held.clone()
+    }
+
+    /// Disconnects, having sent the acknowledgements made so far. Takes about 2 s at most.
+    pub async fn stop(self) {
+        drop(self.shutdown);
+        // A panic of the task has already been reported where it happened.
+        let _ = self.task.await;
+    }
+}
+
+/// Begins to connect, and keeps a connection from then on.
+///
+/// `interest` may change at any time, without a new connection. `held_filters` is what
+/// [`Handle::held_filters`] said last in an earlier process: what is in there and no longer of interest is
+/// unsubscribed when the broker has kept the session.
+pub fn start(
+    settings: MqttSettings,
+    interest: watch::Receiver<Arc<Interest>>,
+    held_filters: BTreeSet<String>,
+) -> (Handle, Messages) {
+    let (intake, messages) = queue::queue(settings.max_packet());
+    let (receipts_sender, receipts) = mpsc::unbounded_channel();
+    let (state_sender, state) = watch::channel(ConnectionState::Connecting);
+    let (held_sender, held) = watch::channel(held_filters.clone());
+    let shutdown = CancellationToken::new();
+    let core = Core {
+        broker: settings.broker(),
+        settings,
+        interest,
+        subscriptions: Subscriptions::new(held_filters),
+        intake,
+        receipts,
+        receipts_sender,
+        state: state_sender,
+        held: held_sender,
+        shutdown: shutdown.clone(),
+        generation: 0,
+        lost_at: None,
+        has_session: false,
+        qos0_warned: false,
+    };
+    let task = tokio::spawn(task::run(core));
+    (Handle { state, held, shutdown: shutdown.drop_guard(), task }, messages)
+}

@@ -1,0 +1,354 @@
+//! One connection, from its CONNECT to its end: polls, subscribes, hands messages on, acknowledges.
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::select;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::ConnectionState;
+use super::failure::Failure;
+use super::link::{self, Access, Client, Connected, Event, Link, Publish};
+use super::message::{Ack, Message, Payload, Receipt, Share};
+use super::settings::Interest;
+use super::subscriptions::Request;
+use super::task::Core;
+use tokio_util::bytes::Bytes;
+
+/// How long the broker may take to see us off.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many filters the log names.
+const FILTERS_NAMED: usize = 10;
+/// Payloads up to here are copied, for a slice keeps the library's whole read buffer in memory.
+const COPIED: usize = 64 * 1024;
+
+/// How a connection ended.
+pub(super) struct Ended {
+    pub(super) why: End,
+    /// When the broker accepted it; `None`: never.
+    pub(super) connected_at: Option<Instant>,
+}
+
+pub(super) enum End {
+    /// The agent goes down.
+    Stopped,
+    /// Ended by us, to begin anew.
+    Renew,
+    Failed(Failure),
+}
+
+/// What is on its way to the library.
+enum Order {
+    Acknowledge(u16),
+    Request(Request),
+    Disconnect,
+}
+
+/// What ends a wait.
+enum Wake {
+    Event(Result<Event, Failure>),
+    Receipt(Receipt),
+    Interest,
+    Drained,
+    Stop,
+    FarewellOver,
+}
+
+struct Closing {
+    why: End,
+    deadline: Instant,
+}
+
+/// A connection and what outlives it.
+pub(super) struct Session<'a> {
+    core: &'a mut Core,
+    client: Client,
+    interest: Arc<Interest>,
+    /// Whether the broker is to forget what it kept.
+    clean: bool,
+    /// What the library did not take yet: no more than there are unacknowledged messages and open requests.
+    orders: VecDeque<Order>,
+    connected_at: Option<Instant>,
+    /// What the broker said when it accepted the connection.
+    greeting: Option<Connected>,
+    unannounced: bool,
+    closing: Option<Closing>,
+}
+
+/// Makes a connection and serves it until it ends.
+pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended {
+    let (client, mut link) = link::open(&core.settings, access, clean);
+    core.generation += 1;
+    let interest = Arc::clone(&core.interest.borrow_and_update());
+    let mut session = Session {
+        core,
+        client,
+        interest,
+        clean,
+        orders: VecDeque::new(),
+        connected_at: None,
+        greeting: None,
+        unannounced: false,
+        closing: None,
+    };
+    let why = session.serve(&mut link).await;
+    Ended { why, connected_at: session.connected_at }
+}
+
+impl Session<'_> {
+    async fn serve(&mut self, link: &mut Link) -> End {
+        loop {
+            // One poll lives until it is done: dropped half-way it would lose a connection being made.
+            let mut poll = pin!(link.poll());
+            let event = loop {
+                match self.wait(poll.as_mut()).await {
+                    Wake::Event(Ok(event)) => break event,
+                    Wake::Event(Err(failure)) => return self.ended(failure),
+                    Wake::Receipt(receipt) => self.receipt(receipt),
+                    Wake::Interest => self.interest_changed(),
+                    Wake::Drained => self.close(End::Renew),
+                    Wake::Stop if self.connected_at.is_none() => return End::Stopped,
+                    Wake::Stop => self.close(End::Stopped),
+                    Wake::FarewellOver => return self.ended(Failure::Closed),
+                }
+                self.flush();
+            };
+            self.handle(event);
+            self.look_up();
+            self.flush();
+        }
+    }
+
+    async fn wait(&mut self, poll: Pin<&mut impl Future<Output = Result<Event, Failure>>>) -> Wake {
+        let core = &mut *self.core;
+        let open = self.closing.is_none();
+        let deadline = self.closing.as_ref().map_or_else(Instant::now, |closing| closing.deadline);
+        select! {
+            biased;
+            event = poll => Wake::Event(event),
+            // The task holds a sender of its own, so there is always another receipt to wait for.
+            Some(receipt) = core.receipts.recv() => Wake::Receipt(receipt),
+            Ok(()) = core.interest.changed() => Wake::Interest,
+            () = core.intake.drained(), if open && core.intake.overflowed() => Wake::Drained,
+            () = core.shutdown.cancelled(), if open => Wake::Stop,
+            () = sleep_until(deadline), if !open => Wake::FarewellOver,
+        }
+    }
+
+    /// Sees to what else there is between two events: under a flood the wait never gets beyond the next one.
+    fn look_up(&mut self) {
+        while let Ok(receipt) = self.core.receipts.try_recv() {
+            self.receipt(receipt);
+        }
+        if self.core.interest.has_changed().unwrap_or(false) {
+            self.interest_changed();
+        }
+        if self.closing.is_none() && self.connected_at.is_some() && self.core.shutdown.is_cancelled() {
+            self.close(End::Stopped);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Publish(publish) => self.publish(publish),
+            Event::Connected(greeting) => self.connected(greeting),
+            Event::Requested(packet_id) => self.core.subscriptions.sent(packet_id),
+            Event::Subscribed(packet_id, answers) => self.subscribed(packet_id, answers),
+            Event::Unsubscribed(packet_id) => {
+                self.core.subscriptions.unsubscribe_answered(packet_id);
+                self.announce();
+            }
+            Event::Other => {}
+        }
+    }
+
+    fn connected(&mut self, greeting: Connected) {
+        self.connected_at = Some(Instant::now());
+        debug!(broker = self.core.broker, session_present = greeting.session_present, "connected");
+        if self.clean {
+            // In MQTT 3.1.1 this connection has no session to keep: the next one begins it.
+            self.close(End::Renew);
+            return;
+        }
+        self.core.session_began(greeting.session_present);
+        self.core.intake.renewed();
+        self.core.set_state(ConnectionState::Connected);
+        self.core.subscriptions.connected(
+            self.interest.filters(),
+            greeting.session_present,
+            greeting.receive_maximum,
+        );
+        self.greeting = Some(greeting);
+        self.unannounced = true;
+        self.announce();
+    }
+
+    fn subscribed(&mut self, packet_id: u16, answers: Vec<Option<String>>) {
+        for refusal in self.core.subscriptions.subscribe_answered(packet_id, answers) {
+            error!(
+                filter = refusal.filter,
+                reason = refusal.reason,
+                broker = self.core.broker,
+                client_id = self.core.settings.client_id,
+                "subscription refused: the broker's access rules must allow this client to subscribe to the filter"
+            );
+        }
+        self.announce();
+    }
+
+    fn interest_changed(&mut self) {
+        self.interest = Arc::clone(&self.core.interest.borrow_and_update());
+        if self.connected_at.is_some() && self.closing.is_none() {
+            self.core.subscriptions.want(self.interest.filters());
+            self.unannounced |= !self.core.subscriptions.settled();
+            self.announce();
+        }
+    }
+
+    /// Says what was granted, once the broker has answered everything.
+    fn announce(&mut self) {
+        self.core.publish_held();
+        let subscriptions = &self.core.subscriptions;
+        if !self.unannounced || !subscriptions.settled() {
+            return;
+        }
+        self.unannounced = false;
+        let (granted, refused) = (subscriptions.granted(), subscriptions.refused());
+        let named: Vec<&str> = granted.iter().take(FILTERS_NAMED).map(String::as_str).collect();
+        let greeting = self.greeting.as_ref();
+        let expiry = greeting.and_then(|greeting| greeting.session_expiry);
+        info!(
+            filters = named.join(" "),
+            count = granted.len(),
+            refused = refused.len(),
+            broker = self.core.broker,
+            protocol = %self.core.settings.protocol,
+            session_present = greeting.is_some_and(|greeting| greeting.session_present),
+            session_expiry = expiry.map(|expiry| humantime::format_duration(expiry).to_string()),
+            "subscribed"
+        );
+        let state = ConnectionState::Subscribed { filters: granted.len(), refused: refused.len() };
+        self.core.set_state(state);
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        if self.closing.is_some() {
+            return;
+        }
+        match std::str::from_utf8(&publish.topic) {
+            Ok(topic) if self.interest.wants(topic) => self.wanted(topic.to_owned(), publish),
+            _ => self.acknowledge(publish.packet_id),
+        }
+    }
+
+    fn wanted(&mut self, topic: String, publish: Publish) {
+        let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
+        if size > limit {
+            warn!(topic, size, limit, "message dropped: its payload is larger than mqtt.max_payload");
+            self.acknowledge(publish.packet_id);
+            return;
+        }
+        if publish.packet_id.is_none() && !self.core.qos0_warned {
+            self.core.qos0_warned = true;
+            warn!(
+                topic,
+                "a push came with QoS 0: publish with QoS 1, or pushes are lost while this agent is away"
+            );
+        }
+        match self.core.intake.reserve(topic.len() + publish.size()) {
+            Some(share) => self.enqueue(topic, publish, share),
+            None => self.turn_away(&publish),
+        }
+    }
+
+    fn enqueue(&mut self, topic: String, publish: Publish, share: Share) {
+        let bytes = if publish.payload.len() <= COPIED {
+            Bytes::copy_from_slice(&publish.payload)
+        } else {
+            publish.payload
+        };
+        let ack = publish.packet_id.map_or_else(Ack::none, |packet_id| {
+            let receipt = Receipt { generation: self.core.generation, packet_id };
+            Ack::new(receipt, self.core.receipts_sender.clone())
+        });
+        self.core.intake.push(Message {
+            topic,
+            payload: Payload::queued(bytes, share),
+            headers: publish.headers,
+            retain: publish.retain,
+            qos0: publish.packet_id.is_none(),
+            ack,
+        });
+    }
+
+    fn turn_away(&mut self, publish: &Publish) {
+        if publish.packet_id.is_none() {
+            self.core.intake.dropped();
+        } else if !self.core.intake.overflowed() {
+            self.core.intake.overflow();
+            warn!(
+                "queue full: the connection is renewed once it is empty, for the broker to send the rest again"
+            );
+        }
+    }
+
+    fn receipt(&mut self, receipt: Receipt) {
+        if receipt.generation == self.core.generation {
+            self.acknowledge(Some(receipt.packet_id));
+        }
+    }
+
+    fn acknowledge(&mut self, packet_id: Option<u16>) {
+        if let Some(packet_id) = packet_id
+            && self.closing.is_none()
+        {
+            self.order(Order::Acknowledge(packet_id));
+        }
+    }
+
+    /// Says goodbye. From here on nothing is taken in: what is unacknowledged comes again.
+    fn close(&mut self, why: End) {
+        self.order(Order::Disconnect);
+        self.closing = Some(Closing { why, deadline: Instant::now() + FAREWELL });
+    }
+
+    fn ended(&mut self, failure: Failure) -> End {
+        self.core.lost_at = self.connected_at.map(|_| SystemTime::now()).or(self.core.lost_at);
+        self.closing.take().map_or(End::Failed(failure), |closing| closing.why)
+    }
+
+    fn order(&mut self, order: Order) {
+        if !self.orders.is_empty() || !self.hand_over(&order) {
+            self.orders.push_back(order);
+        }
+    }
+
+    /// Hands on what the library had no room for, and the requests that are due.
+    fn flush(&mut self) {
+        while let Some(order) = self.orders.pop_front() {
+            if !self.hand_over(&order) {
+                self.orders.push_front(order);
+                return;
+            }
+        }
+        if self.closing.is_some() {
+            return;
+        }
+        while let Some(request) = self.core.subscriptions.next_request() {
+            self.core.publish_held();
+            self.order(Order::Request(request));
+        }
+    }
+
+    fn hand_over(&self, order: &Order) -> bool {
+        match order {
+            Order::Acknowledge(packet_id) => self.client.acknowledge(*packet_id),
+            Order::Request(Request::Subscribe(filters)) => self.client.subscribe(filters),
+            Order::Request(Request::Unsubscribe(filter)) => self.client.unsubscribe(filter),
+            Order::Disconnect => self.client.disconnect(),
+        }
+    }
+}
