@@ -70,8 +70,10 @@ pub async fn run(
             () = shutdown.cancelled() => break,
             Some(reload) = reloads.recv() => agent.reload(reload).await,
             () = heartbeat.beat() => agent.supervisor.alive(),
-            () = agent.connection.changed() => agent.connection_changed(),
-            Some(message) = agent.connection.messages.recv() => agent.handle(message),
+            heard = agent.connection.next() => match heard {
+                Heard::State => agent.connection_changed(),
+                Heard::Message(message) => agent.handle(message),
+            },
         }
     }
     let supervisor = agent.supervisor.clone();
@@ -121,6 +123,12 @@ struct Connection {
     up: bool,
 }
 
+/// What the connection has to say.
+enum Heard {
+    State,
+    Message(Message),
+}
+
 impl Connection {
     fn open(settings: &Settings, router: &Arc<Router>) -> Self {
         let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
@@ -129,10 +137,14 @@ impl Connection {
         Self { handle, messages, state, interest, up: false }
     }
 
-    async fn changed(&mut self) {
-        if self.state.changed().await.is_err() {
-            // The polling task ends only with the connection itself.
-            std::future::pending().await
+    async fn next(&mut self) -> Heard {
+        tokio::select! {
+            // First, so that what a new connection brings is met by a closed gate.
+            biased;
+            Ok(()) = self.state.changed() => Heard::State,
+            Some(message) = self.messages.recv() => Heard::Message(message),
+            // The polling task has ended, which it does only when it is told to.
+            else => std::future::pending().await,
         }
     }
 

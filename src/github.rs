@@ -173,11 +173,15 @@ impl FromStr for GitRef {
             && !text.contains("@{")
             && !text.ends_with('.')
             && rest.contains('/')
-            && rest
-                .split('/')
-                .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"));
+            && rest.split('/').all(is_ref_part);
         if well_formed { Ok(Self(text.into())) } else { Err(NameError::Ref) }
     }
+}
+
+fn is_ref_part(part: &str) -> bool {
+    // With regard to case, as git does: this is no file name's extension.
+    let is_lock = part.as_bytes().ends_with(b".lock");
+    !part.is_empty() && !part.starts_with('.') && !is_lock
 }
 
 impl fmt::Display for GitRef {

@@ -29,7 +29,10 @@ impl Flags {
         let mut add = |flag, fragment| fragments.push((Source::Flag(flag), fragment));
         if let Some(url) = &self.broker {
             let mqtt = MqttFragment { url: text(url), ..MqttFragment::default() };
-            add("--broker", Fragment { mqtt: field(Mapping::Fields(Box::new(mqtt))), ..Fragment::default() });
+            add(
+                "--broker",
+                Fragment { mqtt: Some(spanned(Mapping::Fields(Box::new(mqtt)))), ..Fragment::default() },
+            );
         }
         if let Some(environment) = &self.environment {
             add("--environment", Fragment { environment: text(environment), ..Fragment::default() });
@@ -40,7 +43,7 @@ impl Flags {
         }
         if !self.apps.is_empty() {
             let apps = self.apps.iter().map(|app| app_of(app)).collect::<Result<_, _>>()?;
-            add("--app", Fragment { apps: field(List::Items(apps)), ..Fragment::default() });
+            add("--app", Fragment { apps: Some(spanned(List::Items(apps))), ..Fragment::default() });
         }
         Ok(fragments)
     }
@@ -56,7 +59,7 @@ fn app_of(flag: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
     let app = AppFragment {
         repo: text(repo),
         service: text(service),
-        branch: branch.and_then(field),
+        branch: branch.map(spanned),
         ..AppFragment::default()
     };
     Ok(spanned(Mapping::Fields(Box::new(app))))
@@ -66,12 +69,8 @@ fn spanned<T>(value: T) -> Spanned<T> {
     Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }
 
-fn field<T>(value: T) -> Field<T> {
-    Some(spanned(value))
-}
-
 fn text(value: &str) -> Field<Scalar> {
-    field(Scalar::Text(value.to_owned()))
+    Some(spanned(Scalar::Text(value.to_owned())))
 }
 
 fn mistake(flag: &'static str, problem: &str) -> ConfigErrors {

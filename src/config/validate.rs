@@ -175,25 +175,23 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
 }
 
 fn service_manager(checker: &mut Checker, field: Option<Placed<ManagerFragment>>) -> Option<ManagerChoice> {
-    let named = field.map(|field| match field.value {
-        ManagerFragment::Name(name) => Ok(Placed { value: name, place: field.place }),
-        ManagerFragment::Custom(custom) => Err((field.place, *custom)),
-    });
-    match named.transpose() {
-        Err((place, custom)) => custom_manager(checker, &place, custom).map(ManagerChoice::Custom),
-        Ok(name) => {
-            let known = [("auto", Known::Auto), ("systemd", Known::Systemd), ("upstart", Known::Upstart)];
-            let choice = checker.or_default("service_manager", name, (Known::Auto, "auto"), |text| {
-                values::choice(text, &known)
-                    .map_err(|problem| format!("{problem}, or a mapping with name, stop, start and status"))
-            });
-            Some(match choice {
-                Known::Auto => ManagerChoice::Auto,
-                Known::Systemd => ManagerChoice::Systemd,
-                Known::Upstart => ManagerChoice::Upstart,
-            })
+    let name = match field {
+        Some(Placed { value: ManagerFragment::Custom(custom), place }) => {
+            return custom_manager(checker, &place, *custom).map(ManagerChoice::Custom);
         }
-    }
+        Some(Placed { value: ManagerFragment::Name(value), place }) => Some(Placed { value, place }),
+        None => None,
+    };
+    let known = [("auto", Known::Auto), ("systemd", Known::Systemd), ("upstart", Known::Upstart)];
+    let choice = checker.or_default("service_manager", name, (Known::Auto, "auto"), |text| {
+        values::choice(text, &known)
+            .map_err(|problem| format!("{problem}, or a mapping with name, stop, start and status"))
+    });
+    Some(match choice {
+        Known::Auto => ManagerChoice::Auto,
+        Known::Systemd => ManagerChoice::Systemd,
+        Known::Upstart => ManagerChoice::Upstart,
+    })
 }
 
 #[derive(Clone, Copy)]

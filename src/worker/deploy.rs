@@ -35,7 +35,8 @@ pub(super) async fn deploy(
 ) -> Outcome {
     let started_at = SystemTime::now();
     let clock = Instant::now();
-    let mut deploy = Deploy { app, context, attempt: &attempt, shutdown, failures: Vec::new(), touched: false };
+    let mut deploy =
+        Deploy { app, context, attempt: &attempt, shutdown, failures: Vec::new(), touched: false };
     deploy.run().await;
     let Deploy { failures, touched, .. } = deploy;
     let verdict = match failures.first() {
@@ -75,7 +76,8 @@ impl Deploy<'_> {
         self.touched = true;
         let updated =
             self.stop().await && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
-        let environment = if updated { environment } else { self.environment(self.attempt.previous.as_ref()) };
+        let environment =
+            if updated { environment } else { self.environment(self.attempt.previous.as_ref()) };
         self.start(&environment).await;
         let up = self.verify().await;
         if updated && up {
@@ -89,7 +91,12 @@ impl Deploy<'_> {
     }
 
     /// Runs the step's command, if it has one. False: it failed.
-    async fn command(&mut self, step: Step, spec: Option<&CommandSpec>, environment: &[(String, String)]) -> bool {
+    async fn command(
+        &mut self,
+        step: Step,
+        spec: Option<&CommandSpec>,
+        environment: &[(String, String)],
+    ) -> bool {
         let Some(spec) = spec else { return true };
         info!(app = %self.app.name, step = step.as_str(), "running command");
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
@@ -144,7 +151,8 @@ impl Deploy<'_> {
         info!(app = %self.app.name, step = "verify", settle = ?self.app.settle, "services must stay up");
         self.settle().await;
         let after = self.looks().await;
-        let unstarted = before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
+        let unstarted =
+            before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
         // One that came up only meanwhile has not yet shown that it stays up.
         let (before, after) = if unstarted && after.iter().all(is_up) {
             self.settle().await;
@@ -173,7 +181,9 @@ impl Deploy<'_> {
     async fn looks(&self) -> Vec<Result<Status, String>> {
         let mut looks = Vec::with_capacity(self.app.services.len());
         for service in &self.app.services {
-            looks.push(bounded(STATUS_TIMEOUT, self.context.manager.status(service)).await.map_err(|p| p.error));
+            looks.push(
+                bounded(STATUS_TIMEOUT, self.context.manager.status(service)).await.map_err(|p| p.error),
+            );
         }
         looks
     }
@@ -227,7 +237,10 @@ impl Problem {
     }
 }
 
-async fn bounded<T>(limit: Duration, answer: impl Future<Output = Result<T, ServiceError>>) -> Result<T, Problem> {
+async fn bounded<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, Problem> {
     match timeout(limit, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {

@@ -84,7 +84,8 @@ pub(super) struct Machine {
 impl Machine {
     /// Takes a push: it becomes the desired revision.
     pub(super) fn push(&mut self, revision: Revision, now: Instant, policy: Policy) -> Taken {
-        let runs = self.deploying.is_none() && self.deployed.as_ref().is_some_and(|it| it.commit == revision.commit);
+        let runs =
+            self.deploying.is_none() && self.deployed.as_ref().is_some_and(|it| it.commit == revision.commit);
         let is_deploying = self.deploying.as_ref().is_some_and(|it| it.commit == revision.commit);
         let waiting_for_its_first_attempt = self.due.is_some() && self.attempts == 0;
         if waiting_for_its_first_attempt {
@@ -187,7 +188,12 @@ mod tests {
         }
     }
 
-    fn deploy(machine: &mut Machine, now: Instant, ending: Ending, policy: Policy) -> (Attempt, Option<Duration>) {
+    fn deploy(
+        machine: &mut Machine,
+        now: Instant,
+        ending: Ending,
+        policy: Policy,
+    ) -> (Attempt, Option<Duration>) {
         let attempt = machine.begin(now).unwrap();
         let retry = machine.end(ending, now, policy);
         (attempt, retry)
@@ -199,7 +205,10 @@ mod tests {
         assert_eq!(machine.next(now), Next::Rest);
         assert_eq!(machine.push(revision('a'), now, PROMPT), Taken::Desired);
         let (attempt, retry) = deploy(&mut machine, now, Ending::Succeeded, PROMPT);
-        assert_eq!((attempt.revision, attempt.previous, attempt.number, retry), (revision('a'), None, 1, None));
+        assert_eq!(
+            (attempt.revision, attempt.previous, attempt.number, retry),
+            (revision('a'), None, 1, None)
+        );
         assert_eq!(machine.next(now), Next::Rest);
         assert_eq!(machine.push(revision('a'), now, PROMPT), Taken::AlreadyDeployed);
         assert_eq!(machine.next(now), Next::Rest);

@@ -43,7 +43,9 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
             let (step, error) = (cause.step.as_str(), &cause.error);
             match retry {
                 Some(retry_in) => error!(%app, %sha, step, error, output, ?took, ?retry_in, "deploy failed"),
-                None => error!(%app, %sha, step, error, output, ?took, "deploy failed: waiting for a new push"),
+                None => {
+                    error!(%app, %sha, step, error, output, ?took, "deploy failed: waiting for a new push")
+                }
             }
         }
     }

@@ -1,0 +1,25 @@
+//! Exit codes.
+
+use std::process::ExitCode;
+
+/// Something went wrong while running.
+pub(super) const FAILED: u8 = 1;
+/// The configuration is invalid: `EX_CONFIG` of sysexits.h. The unit file does not restart on it.
+pub(super) const CONFIG: u8 = 78;
+
+/// Prints an error with all its causes, and gives the exit code for it.
+pub(super) fn failure(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    let mut line = format!("instance-agent: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors already say their cause.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    eprintln!("{line}");
+    ExitCode::from(code)
+}

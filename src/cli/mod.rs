@@ -1,0 +1,95 @@
+//! The command line: one file for each subcommand.
+
+mod check;
+mod exec_as;
+mod exit;
+mod log;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Flags, Request};
+
+use log::LogArgs;
+
+/// Restarts the apps of this instance when GitHub pushes to them, over MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "instance-agent", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Listen for pushes and deploy them, until SIGTERM or SIGINT; SIGHUP reloads the configuration
+    Run(RunArgs),
+    /// Validate the configuration as `run` would, and show every setting and where it came from
+    Check(check::CheckArgs),
+    /// Become a user, then run a command: how `run` carries out commands with a `user`
+    #[command(hide = true)]
+    ExecAs(exec_as::ExecAsArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What names or replaces parts of the configuration.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file; must exist [default: /etc/instance-agent/config.yaml, which may be missing]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]; replaces mqtt.url
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// This instance's environment, such as production; replaces environment
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// An app, as OWNER/REPO[@BRANCH]=SERVICE; repeatable; replaces apps
+    #[arg(long = "app", value_name = "APP")]
+    apps: Vec<String>,
+    /// Where to keep state; replaces state_dir
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn into_request(self) -> Request {
+        // A path on the command line is meant from where it was typed.
+        let state_dir = self.state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
+        Request {
+            file: self.config,
+            flags: Flags { broker: self.broker, environment: self.environment, apps: self.apps, state_dir },
+        }
+    }
+}
+
+/// Runs the subcommand that the arguments name.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(args.config.into_request(), &args.log),
+        Command::Check(args) => check::check(args),
+        Command::ExecAs(args) => exec_as::exec_as(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,163 @@
+//! `instance-agent run`: signals, logging and exit codes around [`agent::run`].
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::agent::{self, Dependencies, Reload};
+use crate::command::Runner;
+use crate::config::{self, ConfigErrors, DEFAULT_FILE, Host, Loaded, Request};
+use crate::service::{self, DetectionRoot};
+use crate::supervisor::Supervisor;
+
+use super::exit;
+use super::log::LogArgs;
+
+pub(super) fn run(request: Request, log: &LogArgs) -> ExitCode {
+    log.start();
+    let host = Host::detect();
+    let loaded = match config::load(&request, &host) {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => return unconfigured(),
+        Err(errors) => {
+            log_errors(&errors, "invalid configuration");
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::failure(&error, exit::FAILED),
+    };
+    runtime.block_on(serve(request, host, loaded))
+}
+
+/// A freshly installed package has nothing to do yet, which is no failure.
+fn unconfigured() -> ExitCode {
+    info!(
+        "not configured: write {DEFAULT_FILE} (at least mqtt.url and apps), or pass --broker and --app; then start"
+    );
+    let supervisor = Supervisor::from_environment();
+    supervisor.status("Not configured: write /etc/instance-agent/config.yaml, then start");
+    supervisor.ready();
+    ExitCode::SUCCESS
+}
+
+fn log_errors(errors: &ConfigErrors, message: &str) {
+    for problem in errors.iter() {
+        error!("{message}: {problem}");
+    }
+}
+
+async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
+    // Caught from here on, so that a signal during the start is not lost.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return exit::failure(&error, exit::FAILED),
+    };
+    let Loaded { settings, warnings, .. } = loaded;
+    log_warnings(&warnings);
+    let manager = match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
+        Ok(manager) => manager,
+        Err(problem) => {
+            error!("{problem}");
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    let dependencies = Dependencies {
+        manager,
+        // The link goes on naming this program when an upgrade replaces its file.
+        runner: Runner::new(Path::new("/proc/self/exe").to_owned()),
+        supervisor: Supervisor::from_environment(),
+    };
+    let shutdown = CancellationToken::new();
+    let (reloads, receiver) = mpsc::channel(1);
+    let listener = tokio::spawn(signals.listen(request, host, reloads, shutdown.clone()));
+    let result = agent::run(settings, dependencies, receiver, shutdown).await;
+    listener.abort();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            error!("{problem}");
+            ExitCode::from(exit::FAILED)
+        }
+    }
+}
+
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        warn!("{warning}");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn listen(
+        mut self,
+        request: Request,
+        host: Host,
+        reloads: mpsc::Sender<Reload>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => shutdown.cancel(),
+                _ = self.interrupt.recv() => shutdown.cancel(),
+                _ = self.hangup.recv() => reload(&request, &host, &reloads).await,
+            }
+        }
+    }
+}
+
+/// Hands the agent a new configuration; a bad one changes nothing.
+async fn reload(request: &Request, host: &Host, reloads: &mpsc::Sender<Reload>) {
+    let supervisor = Supervisor::from_environment();
+    supervisor.reloading();
+    let Some(reload) = read_again(request, host).await else {
+        warn!("the old configuration stays in force");
+        supervisor.ready();
+        return;
+    };
+    // Refused only when the agent is ending.
+    let _ = reloads.send(reload).await;
+}
+
+async fn read_again(request: &Request, host: &Host) -> Option<Reload> {
+    let Loaded { settings, warnings, .. } = match config::load(request, host) {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => {
+            error!("cannot reload: {DEFAULT_FILE} is gone or empty");
+            return None;
+        }
+        Err(errors) => {
+            log_errors(&errors, "cannot reload: invalid configuration");
+            return None;
+        }
+    };
+    log_warnings(&warnings);
+    match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
+        Ok(manager) => Some(Reload { settings, manager }),
+        Err(problem) => {
+            error!("cannot reload: {problem}");
+            None
+        }
+    }
+}
