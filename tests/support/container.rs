@@ -24,10 +24,10 @@ const BOOT: &str = r#"
         --link-journal=no --console=pipe --private-network $binds --boot -- --unit=basic.target
 "#;
 
-/// A running systemd. Dropping it ends it and removes its cgroups, its processes and its files.
+/// A running systemd. Dropping it ends it and removes its processes, its cgroups and its files.
 pub(crate) struct Container {
     name: String,
-    nspawn: Child,
+    unshare: Child,
     leader: Option<String>,
     cgroups: Cgroups,
     directory: TempDir,
@@ -35,19 +35,20 @@ pub(crate) struct Container {
 
 /// What containers are called, before the process that booted them and a number.
 const NAME: &str = "instance-agent-test-";
+/// Where systemd-nspawn leaves a directory when it is killed.
+const PROPAGATE: &str = "/run/systemd/nspawn/propagate";
 static BOOTED: AtomicU32 = AtomicU32::new(0);
 
 impl Container {
     /// Boots a systemd that has started nothing but what every systemd starts. `visible`: files of the host that shall
-    /// be there although the container has its own /tmp. The thread that boots the
-    /// container must outlive it.
+    /// be there although the container has its own /tmp. The thread that boots the container must outlive it.
     pub(crate) fn boot(visible: &[&Path]) -> Self {
         check_requirements();
         let name = format!("{NAME}{}-{}", std::process::id(), BOOTED.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let cgroups = Cgroups::make(&name);
-        let nspawn = spawn(&name, directory.path(), &cgroups.0, visible);
-        let mut container = Self { name, nspawn, leader: None, cgroups, directory };
+        let unshare = spawn(&name, directory.path(), &cgroups.0, visible);
+        let mut container = Self { name, unshare, leader: None, cgroups, directory };
         container.wait_until_booted();
         container
     }
@@ -69,7 +70,7 @@ impl Container {
     fn wait_until_booted(&mut self) {
         let end = Instant::now() + PATIENCE;
         while !self.is_booted() {
-            let over = self.nspawn.try_wait().expect("waiting for systemd-nspawn");
+            let over = self.unshare.try_wait().expect("waiting for systemd-nspawn");
             assert!(over.is_none() && Instant::now() < end, "the container did not boot: {}", self.console());
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -97,14 +98,9 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The leader, not nspawn, which would wait for an orderly shutdown.
-        if let Some(leader) = &self.leader {
-            let _ = Command::new("kill").args(["-KILL", leader]).status();
-        } else {
-            let _ = self.nspawn.kill();
-        }
-        let _ = self.nspawn.wait();
-        let _ = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(&self.name));
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let _ = fs::remove_dir(Path::new(PROPAGATE).join(&self.name));
     }
 }
 
@@ -127,9 +123,12 @@ fn spawn(name: &str, directory: &Path, cgroups: &[PathBuf], visible: &[&Path]) -
     let join: Vec<_> =
         cgroups.iter().map(|cgroup| format!("echo $$ > {}/cgroup.procs;", cgroup.display())).collect();
     let binds: Vec<_> = visible.iter().map(|path| format!("--bind-ro={}", path.display())).collect();
-    // The kernel ends nspawn, and nspawn's kernel its container, when the thread of the test is gone without a drop.
-    let enter =
-        format!("{} exec unshare --mount --propagation private sh -euc \"$0\" sh \"$@\"", join.join(" "));
+    // When the thread of the test is gone the kernel kills unshare, then its child, and with that the whole PID namespace:
+    // nothing stays, however the test ends.
+    let enter = format!(
+        "{} exec unshare --mount --propagation private --pid --mount-proc --fork --kill-child sh -euc \"$0\" sh \"$@\"",
+        join.join(" ")
+    );
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "sh", "-euc", &enter, BOOT])
         .arg(&layers)
@@ -151,6 +150,7 @@ impl Cgroups {
         if roots.is_empty() {
             roots.push("/sys/fs/cgroup".into());
         }
+        remove_forgotten(Path::new(PROPAGATE));
         let mut made = Self(Vec::new());
         for root in &roots {
             remove_forgotten(root);
@@ -173,7 +173,7 @@ impl Drop for Cgroups {
     }
 }
 
-/// The cgroups of tests that were killed before they could remove them.
+/// What tests left that were killed before they could remove it: directories, all empty.
 fn remove_forgotten(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
