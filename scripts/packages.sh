@@ -16,13 +16,7 @@ fail() {
 has() { command -v "$1" >/dev/null 2>&1; }
 
 as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif has sudo; then
-        sudo "$@"
-    else
-        fail "installing packages needs root or sudo; install by hand:$missing"
-    fi
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
 # need COMMAND DEBIAN_PACKAGES [FEDORA_PACKAGES]: notes the packages when the command is not there.
@@ -40,6 +34,9 @@ need() {
 
 install_missing() {
     [ -n "$missing" ] || return 0
+    if [ "$(id -u)" -ne 0 ] && ! has sudo; then
+        fail "missing here, and installing packages needs root or sudo:$missing"
+    fi
     say "missing here, installing:$missing"
     if has apt-get; then
         hold_services_back
