@@ -59,7 +59,11 @@ fn at_once() -> Stop {
 }
 
 async fn run(spec: &CommandSpec) -> Result<(), CommandError> {
-    runner().run(spec, &[], None, &never()).await
+    within(runner().run(spec, &[], None, &never())).await
+}
+
+async fn within<T>(event: impl Future<Output = T>) -> T {
+    timeout(LONG / 2, event).await.expect("it did not come about")
 }
 
 async fn failure(spec: &CommandSpec) -> CommandError {
@@ -109,7 +113,7 @@ impl Witness {
 
     /// `None`: nobody has the pipe open any more.
     async fn line(&mut self) -> Option<String> {
-        timeout(LONG / 2, self.lines.recv()).await.expect("neither a line nor the end came")
+        within(self.lines.recv()).await
     }
 
     /// Ends the script's `read line <$1.go`.
@@ -129,7 +133,7 @@ async fn until(condition: impl Fn() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(LONG / 2, looking).await.expect("it did not come about");
+    within(looking).await;
 }
 
 fn is_reaped(pid: Pid) -> bool {
@@ -213,11 +217,19 @@ async fn the_time_limit_ends_a_command() {
 }
 
 #[tokio::test]
+async fn a_flood_of_output_does_not_hold_up_the_time_limit() {
+    let spec = CommandSpec { timeout: Duration::from_secs(1), ..command(&["yes"]) };
+    let error = failure(&spec).await;
+    assert!(matches!(error, CommandError::TimedOut { killed: false, .. }), "{error}");
+    assert_eq!(error.tail().len(), 20);
+}
+
+#[tokio::test]
 async fn the_time_limit_ends_children_that_ignore_sigterm() {
     let mut witness = Witness::new();
     let script = "exec 3>$1; trap '' TERM; sleep 60 & (sleep 60; :) & echo up >&3; wait";
     let spec = CommandSpec { timeout: Duration::from_secs(2), ..shell_with(script, &witness.path) };
-    let error = impatient().run(&spec, &[], None, &never()).await.unwrap_err();
+    let error = within(impatient().run(&spec, &[], None, &never())).await.unwrap_err();
     assert!(matches!(error, CommandError::TimedOut { killed: true, .. }), "{error}");
     assert!(error.to_string().contains("killed, as it did not heed SIGTERM"), "{error}");
     assert_eq!(witness.line().await.as_deref(), Some("up"));
@@ -295,6 +307,9 @@ async fn a_command_may_end_in_the_grace_time_of_a_shutdown() {
     let watching = async {
         assert_eq!(witness.line().await.as_deref(), Some("up"));
         stop.shutdown.cancel();
+        // By the time that a command without grace time has been ended, the other would have been too.
+        let without = Stop { grace: Duration::ZERO, ..stop.clone() };
+        runner.run(&command(&["sleep", "60"]), &[], None, &without).await.unwrap_err();
         witness.tell();
     };
     let (result, ()) = tokio::join!(running, watching);
@@ -422,6 +437,17 @@ async fn another_user_has_its_ids_its_groups_and_the_root_without_a_home() {
 }
 
 #[tokio::test]
+async fn another_user_has_none_of_the_agents_groups() {
+    if !is_root() {
+        return;
+    }
+    let helper = format!("'{HELPER}' exec-as --user=nobody -- id -G; exit 1");
+    let error = failure(&command(&["setpriv", "--groups=4,27", "sh", "-c", &helper])).await;
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    assert_eq!(error.tail(), [nobody.gid.to_string()]);
+}
+
+#[tokio::test]
 async fn another_user_works_in_the_given_directory() {
     if !is_root() {
         return;
@@ -479,10 +505,16 @@ async fn refusal(spec: &CommandSpec) -> String {
 }
 
 fn script(dir: &TempDir, text: &str, mode: u32) -> String {
-    let path = dir.path().join("script");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    let (source, path) = (dir.path().join("source"), dir.path().join("script"));
+    fs::write(&source, text).unwrap();
+    install(&source, &path, mode);
     path.to_str().unwrap().into()
+}
+
+/// By another process: while a child of this one has a file open for writing, nobody can run it.
+fn install(source: &Path, target: &Path, mode: u32) {
+    let mut install = std::process::Command::new("install");
+    assert!(install.arg(format!("-m{mode:o}")).args([source, target]).status().unwrap().success());
 }
 
 #[tokio::test]
@@ -569,7 +601,7 @@ async fn only_root_may_become_another_user() {
     }
     let dir = open_to_all();
     let helper = dir.path().join("helper");
-    fs::copy(HELPER, &helper).unwrap();
+    install(Path::new(HELPER), &helper, 0o755);
     let argv = [helper.to_str().unwrap(), "exec-as", "--user=root", "--", "true"];
     let error = failure(&as_nobody(command(&argv))).await;
     assert_eq!(error.exit_code(), Some(125));
