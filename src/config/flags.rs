@@ -6,7 +6,7 @@ use serde_yaml::{Location, Spanned};
 
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{
-    AppFragment, BranchFragment, Field, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
+    AppFragment, BranchFragment, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
 };
 use super::source::{Place, Source};
 
@@ -28,18 +28,18 @@ impl Flags {
         let mut fragments = Vec::new();
         let mut add = |flag, fragment| fragments.push((Source::Flag(flag), fragment));
         if let Some(url) = &self.broker {
-            let mqtt = MqttFragment { url: text(url), ..MqttFragment::default() };
+            let mqtt = MqttFragment { url: Some(text(url)), ..MqttFragment::default() };
             add(
                 "--broker",
                 Fragment { mqtt: Some(spanned(Mapping::Fields(Box::new(mqtt)))), ..Fragment::default() },
             );
         }
         if let Some(environment) = &self.environment {
-            add("--environment", Fragment { environment: text(environment), ..Fragment::default() });
+            add("--environment", Fragment { environment: Some(text(environment)), ..Fragment::default() });
         }
         if let Some(dir) = &self.state_dir {
             let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8"))?;
-            add("--state-dir", Fragment { state_dir: text(dir), ..Fragment::default() });
+            add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
         }
         if !self.apps.is_empty() {
             let apps = self.apps.iter().map(|app| app_of(app)).collect::<Result<_, _>>()?;
@@ -57,8 +57,8 @@ fn app_of(flag: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
     let branch =
         branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.to_owned()))));
     let app = AppFragment {
-        repo: text(repo),
-        service: text(service),
+        repo: Some(text(repo)),
+        service: Some(text(service)),
         branch: branch.map(spanned),
         ..AppFragment::default()
     };
@@ -69,8 +69,8 @@ fn spanned<T>(value: T) -> Spanned<T> {
     Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }
 
-fn text(value: &str) -> Field<Scalar> {
-    Some(spanned(Scalar::Text(value.to_owned())))
+fn text(value: &str) -> Spanned<Scalar> {
+    spanned(Scalar::Text(value.to_owned()))
 }
 
 fn mistake(flag: &'static str, problem: &str) -> ConfigErrors {

@@ -212,7 +212,7 @@ pub fn share_of(stagger: Duration, instance: &str) -> Duration {
 }
 
 /// The app's name, for a map of workers.
- 
+
 pub(crate) type Workers = std::collections::BTreeMap<AppName, Worker>;
 
 #[cfg(test)]

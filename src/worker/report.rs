@@ -44,7 +44,7 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
             match retry {
                 Some(retry_in) => error!(%app, %sha, step, error, output, ?took, ?retry_in, "deploy failed"),
                 None => {
-                    error!(%app, %sha, step, error, output, ?took, "deploy failed: waiting for a new push")
+                    error!(%app, %sha, step, error, output, ?took, "deploy failed: waiting for a new push");
                 }
             }
         }
