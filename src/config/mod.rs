@@ -13,6 +13,7 @@ mod values;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +114,14 @@ impl AppName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for AppName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if values::is_name(text) { Ok(Self(text.into())) } else { Err(values::not_a_name(text)) }
     }
 }
 

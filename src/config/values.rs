@@ -117,13 +117,13 @@ pub(super) fn name(scalar: &Scalar) -> Result<String, String> {
         Scalar::Integer(number) => number.to_string(),
         scalar => text(scalar)?,
     };
-    if is_name(&name) {
-        Ok(name)
-    } else {
-        Err(format!(
-            "{name:?}: must be letters, digits and any of . _ @ : -, the first a letter or a digit, at most {MAX_NAME}"
-        ))
-    }
+    if is_name(&name) { Ok(name) } else { Err(not_a_name(&name)) }
+}
+
+pub(super) fn not_a_name(text: &str) -> String {
+    format!(
+        "{text:?}: must be letters, digits and any of . _ @ : -, the first a letter or a digit, at most {MAX_NAME}"
+    )
 }
 
 pub(super) fn is_name(text: &str) -> bool {

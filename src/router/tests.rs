@@ -1,1 +1,159 @@
+use std::sync::Arc;
+use std::time::Duration;
 
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::push::Other;
+use crate::refs::{Branches, RefRules};
+
+const COMMIT: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+fn app(name: &str, repo: &str, branches: &[&str]) -> Arc<App> {
+    let branches = match branches {
+        [] => Branches::Default,
+        listed => Branches::Listed(listed.iter().map(|branch| branch.parse().unwrap()).collect()),
+    };
+    Arc::new(App {
+        name: name.parse().unwrap(),
+        repo: repo.parse().unwrap(),
+        services: vec![name.parse().unwrap()],
+        refs: RefRules { branches, tags: vec!["v*".parse().unwrap()] },
+        prepare: None,
+        update: None,
+        check: None,
+        settle: Duration::ZERO,
+        retries: 0,
+        stop_timeout: None,
+        start_timeout: None,
+    })
+}
+
+fn router() -> Router {
+    let apps = [
+        app("api", "2lemetry/InstanceAPI", &["main"]),
+        app("api-demo", "2lemetry/instanceapi", &["demo", "release/*"]),
+        app("web", "2lemetry/Web", &[]),
+    ];
+    Router::new(TopicPattern::default(), &apps)
+}
+
+fn payload(repo: &str, git_ref: &str) -> Value {
+    json!({"ref": git_ref, "after": COMMIT, "repository": {"full_name": repo}})
+}
+
+fn route(topic: &str, payload: &Value) -> Routed {
+    router().route(topic, &Headers::default(), payload.to_string().as_bytes())
+}
+
+/// The names of the apps that the push deploys.
+fn deployed(topic: &str, payload: &Value) -> Vec<String> {
+    match route(topic, payload) {
+        Routed::Push(_, verdicts) => verdicts
+            .into_iter()
+            .filter(|(_, verdict)| verdict.is_ok())
+            .map(|(app, _)| app.to_string())
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_push_deploys_each_app_that_follows_its_ref() {
+    let topic = "github/2lemetry/InstanceAPI";
+    for (git_ref, expected) in [
+        ("refs/heads/main", vec!["api"]),
+        ("refs/heads/demo", vec!["api-demo"]),
+        ("refs/heads/release/1", vec!["api-demo"]),
+        ("refs/heads/main-2", vec![]),
+        ("refs/tags/v1", vec!["api", "api-demo"]),
+        ("refs/tags/nightly", vec![]),
+    ] {
+        assert_eq!(deployed(topic, &payload("2lemetry/InstanceAPI", git_ref)), expected, "{git_ref}");
+    }
+}
+
+#[test]
+fn the_topic_is_looked_at_before_the_payload() {
+    let router = router();
+    for topic in
+        ["github/2lemetry/Other", "github/2lemetry", "gitlab/2lemetry/Web", "github/2lemetry/Web/x", ""]
+    {
+        assert!(!router.manages(topic), "{topic}");
+        assert_eq!(router.route(topic, &Headers::default(), b"\xff not even JSON"), Routed::Unmanaged);
+    }
+}
+
+#[test]
+fn repository_names_compare_without_regard_to_case() {
+    assert!(router().manages("github/2LEMETRY/web"));
+    let routed = deployed("github/2LEMETRY/INSTANCEAPI", &payload("2lemetry/instanceapi", "refs/heads/main"));
+    assert_eq!(routed, ["api"]);
+}
+
+#[test]
+fn payload_and_topic_that_disagree_are_rejected() {
+    let routed = route("github/2lemetry/Web", &payload("2lemetry/InstanceAPI", "refs/heads/main"));
+    assert!(matches!(routed, Routed::Rejected(Rejected::TopicMismatch { .. })), "{routed:?}");
+}
+
+#[test]
+fn the_default_branch_is_read_from_the_payload() {
+    let topic = "github/2lemetry/Web";
+    let mut push = payload("2lemetry/Web", "refs/heads/trunk");
+    push["repository"]["default_branch"] = json!("trunk");
+    assert_eq!(deployed(topic, &push), ["web"]);
+    push["repository"]["default_branch"] = json!("main");
+    assert_eq!(deployed(topic, &push), [""; 0]);
+    push["repository"].as_object_mut().unwrap().remove("default_branch");
+    let Routed::Push(_, verdicts) = route(topic, &push) else { panic!() };
+    assert_eq!(verdicts[0].1, Err(RefMismatch::NoDefaultBranch));
+    push["repository"]["master_branch"] = json!("trunk");
+    assert_eq!(deployed(topic, &push), ["web"]);
+}
+
+#[test]
+fn deletions_and_other_events_deploy_nothing() {
+    let topic = "github/2lemetry/InstanceAPI";
+    let mut deletion = payload("2lemetry/InstanceAPI", "refs/heads/main");
+    deletion["deleted"] = json!(true);
+    assert_eq!(route(topic, &deletion), Routed::Ignored(Ignored::Deletion));
+    let mut zeros = payload("2lemetry/InstanceAPI", "refs/heads/main");
+    zeros["after"] = json!("0".repeat(40));
+    assert_eq!(route(topic, &zeros), Routed::Ignored(Ignored::Deletion));
+    let ping = json!({"zen": "Keep it logically awesome.", "hook_id": 1});
+    assert_eq!(route(topic, &ping), Routed::Ignored(Ignored::NotAPush(Other::Shape)));
+    let junk = router().route(topic, &Headers::default(), b"junk");
+    assert!(matches!(junk, Routed::Rejected(Rejected::Undecodable(_))));
+}
+
+#[test]
+fn the_revision_is_what_the_push_says() {
+    let mut push = payload("2LEMETRY/InstanceAPI", "refs/heads/main");
+    push["before"] = json!("a".repeat(40));
+    push["repository"]["pushed_at"] = json!(1_700_000_000);
+    let Routed::Push(revision, _) = route("github/2lemetry/InstanceAPI", &push) else { panic!() };
+    assert_eq!(revision.repo.as_str(), "2LEMETRY/InstanceAPI");
+    assert_eq!(revision.git_ref.name(), "main");
+    assert_eq!(revision.commit.as_str(), COMMIT);
+    assert_eq!(revision.before.unwrap().as_str(), "a".repeat(40));
+    assert!(revision.pushed_at.is_some());
+}
+
+proptest! {
+    #[test]
+    fn any_topic_is_routed_without_a_panic(topic in "(github/)?.{0,40}", payload in ".{0,40}") {
+        let router = router();
+        let managed = router.manages(&topic);
+        let routed = router.route(&topic, &Headers::default(), payload.as_bytes());
+        prop_assert_eq!(managed, routed != Routed::Unmanaged);
+    }
+
+    #[test]
+    fn only_the_topics_of_managed_repositories_are_managed(owner in "[a-zA-Z2]{1,9}", name in "[a-zA-Z]{1,12}") {
+        let is_managed = owner.eq_ignore_ascii_case("2lemetry")
+            && ["instanceapi", "web"].contains(&name.to_ascii_lowercase().as_str());
+        prop_assert_eq!(router().manages(&format!("github/{owner}/{name}")), is_managed);
+    }
+}
