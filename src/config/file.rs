@@ -80,9 +80,6 @@ fn explain(error: &Error) -> String {
             format!("unknown key {field:?}: allowed here are {}", expected.join(", "))
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is given twice"),
-        Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
-            "the document is too large once its aliases are expanded".to_owned()
-        }
         error => {
             let text = error.render_with_formatter(&UserMessageFormatter);
             let located =
@@ -142,10 +139,10 @@ mod tests {
             let aliases = vec![format!("*a{depth}"); 10].join(", ");
             bomb.push_str(&format!("{key}: &a{} [{aliases}]\n", depth + 1));
         }
+        let mistake = mistake(&bomb);
         assert!(
-            mistake(&bomb).ends_with("the document is too large once its aliases are expanded"),
-            "{}",
-            mistake(&bomb)
+            mistake.starts_with("c.yaml:5: ") && mistake.contains("too large or too complex"),
+            "{mistake}"
         );
     }
 }

@@ -1,1 +1,357 @@
+//! The deploy against a service manager made of memory; the real ones are in tests/.
 
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::refs::{Branches, RefRules};
+use crate::service::{Answer, Limits, ServiceError, ServiceName, Status};
+
+use super::*;
+
+/// Remembers what it was asked, and does as it is told.
+#[derive(Default)]
+struct Fake {
+    calls: Mutex<Vec<String>>,
+    fails: Vec<&'static str>,
+    hangs: Vec<&'static str>,
+    /// Per service, what it answers to each look in turn; the last answer stays.
+    looks: Mutex<BTreeMap<&'static str, VecDeque<Status>>>,
+    changed: Notify,
+}
+
+impl Fake {
+    fn failing(fails: &[&'static str]) -> Self {
+        Self { fails: fails.to_vec(), ..Self::default() }
+    }
+
+    fn looking(self, service: &'static str, looks: &[Status]) -> Self {
+        self.looks.lock().unwrap().insert(service, looks.iter().cloned().collect());
+        self
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    async fn act(&self, verb: &str, service: &ServiceName, sha: Option<&str>) -> Result<(), ServiceError> {
+        let call = format!("{verb} {service}");
+        let sha = sha.map(|sha| format!(" {}", &sha[..1])).unwrap_or_default();
+        self.calls.lock().unwrap().push(format!("{call}{sha}"));
+        self.changed.notify_waiters();
+        if self.hangs.contains(&call.as_str()) {
+            std::future::pending::<()>().await;
+        }
+        if self.fails.contains(&call.as_str()) {
+            let (status, output) = ("exit status: 1".to_owned(), vec!["it said why".to_owned()]);
+            return Err(ServiceError::Failed { command: call, status, output });
+        }
+        Ok(())
+    }
+
+    async fn until_called(&self, call: &str) {
+        loop {
+            let changed = self.changed.notified();
+            if self.calls().iter().any(|it| it == call) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl ServiceManager for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
+        Box::pin(self.act("stop", service, None))
+    }
+
+    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()> {
+        let sha = environment.iter().find(|(name, _)| name == "GITHUB_SHA").map(|(_, sha)| sha.as_str());
+        Box::pin(self.act("start", service, sha))
+    }
+
+    fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
+        let mut looks = self.looks.lock().unwrap();
+        let status = match looks.get_mut(service.as_str()) {
+            Some(answers) if answers.len() > 1 => answers.pop_front().unwrap(),
+            Some(answers) => answers[0].clone(),
+            None => running("1"),
+        };
+        Box::pin(std::future::ready(Ok(status)))
+    }
+
+    fn limits<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, Limits> {
+        Box::pin(std::future::ready(Ok(Limits::default())))
+    }
+}
+
+fn running(incarnation: &str) -> Status {
+    Status::Running { incarnation: Some(incarnation.to_owned()) }
+}
+
+fn app(services: &[&str]) -> App {
+    App {
+        name: "api".parse().unwrap(),
+        repo: "o/r".parse().unwrap(),
+        services: services.iter().map(|service| service.parse().unwrap()).collect(),
+        refs: RefRules { branches: Branches::Default, tags: Vec::new() },
+        prepare: None,
+        update: None,
+        check: None,
+        settle: Duration::from_secs(2),
+        retries: 0,
+        stop_timeout: None,
+        start_timeout: None,
+    }
+}
+
+fn shell(line: &str) -> Option<CommandSpec> {
+    let argv = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
+    Some(CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) })
+}
+
+fn revision(digit: char) -> Revision {
+    Revision {
+        repo: "o/r".parse().unwrap(),
+        git_ref: "refs/heads/main".parse().unwrap(),
+        before: None,
+        commit: digit.to_string().repeat(40).parse().unwrap(),
+        pushed_at: None,
+        delivery: None,
+    }
+}
+
+struct Bench {
+    fake: Arc<Fake>,
+    context: Context,
+    shutdown: CancellationToken,
+    _state: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(fake: Fake) -> Self {
+        let fake = Arc::new(fake);
+        let state = tempfile::tempdir().unwrap();
+        let context = Context {
+            manager: fake.clone(),
+            runner: Runner::new("/nonexistent".into()),
+            turns: Arc::new(Turns::new(4)),
+            gate: Gate::new(),
+            environment: None,
+            stagger: Duration::ZERO,
+            state_dir: state.path().to_owned(),
+            on_outcome: None,
+        };
+        Self { fake, context, shutdown: CancellationToken::new(), _state: state }
+    }
+
+    async fn deploy(&self, app: &App) -> Outcome {
+        let attempt =
+            Attempt { revision: revision('b'), previous: Some(revision('a')), number: 1, superseded: 0 };
+        deploy::deploy(app, &self.context, attempt, &self.shutdown).await
+    }
+
+    fn worker(&self, app: App) -> Worker {
+        Worker::spawn(Arc::new(app), Arc::new(self.context.clone()), self.shutdown.clone())
+    }
+}
+
+/// The steps that failed, and whether anything was touched.
+fn failed(outcome: &Outcome) -> (Vec<&'static str>, bool) {
+    (outcome.failures.iter().map(|failure| failure.step.as_str()).collect(), outcome.touched)
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_stop_in_reverse_and_start_in_order_with_the_revision() {
+    let bench = Bench::new(Fake::default());
+    let outcome = bench.deploy(&app(&["proxy", "api"])).await;
+    assert_eq!(outcome.verdict, Verdict::Deployed, "{outcome:?}");
+    assert_eq!(bench.fake.calls(), ["stop api", "stop proxy", "start proxy b", "start api b"]);
+    let file = std::fs::read_to_string(bench.context.state_dir.join("env/api.env")).unwrap();
+    assert!(file.contains(&format!("GITHUB_SHA=\"{}\"\n", "b".repeat(40))), "{file}");
+    assert!(file.contains(&format!("INSTANCE_AGENT_PREVIOUS_SHA=\"{}\"\n", "a".repeat(40))), "{file}");
+}
+
+#[tokio::test]
+async fn a_failed_prepare_touches_nothing() {
+    let bench = Bench::new(Fake::default());
+    let app = App { prepare: shell("echo no network; exit 3"), ..app(&["api"]) };
+    let outcome = bench.deploy(&app).await;
+    assert_eq!(failed(&outcome), (vec!["prepare"], false));
+    let cause = outcome.cause().unwrap();
+    assert_eq!((cause.exit_code, cause.output.as_slice()), (Some(3), &["no network".to_owned()][..]));
+    assert!(bench.fake.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
+    let bench = Bench::new(Fake::failing(&["stop api"]));
+    let marker = bench.context.state_dir.join("updated");
+    let app = App { update: shell(&format!("touch {}", marker.display())), ..app(&["proxy", "api"]) };
+    let outcome = bench.deploy(&app).await;
+    assert_eq!(failed(&outcome), (vec!["stop"], true));
+    assert_eq!(outcome.cause().unwrap().output, ["it said why"]);
+    assert_eq!(
+        bench.fake.calls(),
+        ["stop api", "start proxy a", "start api a"],
+        "with the previous revision"
+    );
+    assert!(!marker.exists());
+}
+
+#[tokio::test]
+async fn when_the_update_fails_the_previous_revision_is_started() {
+    let bench = Bench::new(Fake::default());
+    let app =
+        App { update: shell("exit 4"), check: shell("exit 5"), settle: Duration::ZERO, ..app(&["api"]) };
+    let outcome = bench.deploy(&app).await;
+    assert_eq!(failed(&outcome), (vec!["update"], true));
+    assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_start_fails_the_others_are_started_all_the_same() {
+    let fake = Fake::failing(&["start proxy"]).looking("proxy", &[Status::Failed("exit-code".into())]);
+    let bench = Bench::new(fake);
+    let outcome = bench.deploy(&app(&["proxy", "api"])).await;
+    assert_eq!(failed(&outcome), (vec!["start", "verify"], true));
+    assert_eq!(bench.fake.calls(), ["stop api", "stop proxy", "start proxy b", "start api b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_hangs_is_given_up_at_its_limit() {
+    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let app = App { stop_timeout: Some(Duration::from_secs(60)), ..app(&["api"]) };
+    let clock = Instant::now();
+    let outcome = bench.deploy(&app).await;
+    assert_eq!(failed(&outcome), (vec!["stop"], true));
+    assert!(outcome.cause().unwrap().error.contains("took longer than 1m"), "{outcome:?}");
+    assert_eq!(clock.elapsed(), Duration::from_secs(62));
+    assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn verification_compares_incarnations_after_settling() {
+    let dead = Status::Failed("Result=exit-code".into());
+    for (looks, expected) in [
+        (vec![running("1"), running("1")], Ok(())),
+        (vec![running("1"), running("2")], Err("restarted by its service manager")),
+        (vec![running("1"), dead.clone()], Err("Result=exit-code")),
+        (vec![running("1"), Status::Stopped], Err("stopped")),
+        (vec![Status::Starting, Status::Starting], Err("still starting")),
+        (vec![Status::Starting, running("1"), running("1")], Ok(())),
+        (vec![Status::Starting, running("1"), running("2")], Err("restarted by its service manager")),
+        (vec![Status::Completed, Status::Completed], Ok(())),
+        (vec![Status::Running { incarnation: None }, Status::Running { incarnation: None }], Ok(())),
+        (vec![Status::NotFound, Status::NotFound], Err("no longer knows it")),
+    ] {
+        let bench = Bench::new(Fake::default().looking("api", &looks));
+        let outcome = bench.deploy(&app(&["api"])).await;
+        match expected {
+            Ok(()) => assert_eq!(outcome.verdict, Verdict::Deployed, "{looks:?}: {outcome:?}"),
+            Err(part) => {
+                assert_eq!(failed(&outcome), (vec!["verify"], true), "{looks:?}");
+                assert!(outcome.cause().unwrap().error.contains(part), "{looks:?}: {outcome:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_check_decides_last_and_does_not_stop_the_service() {
+    let bench = Bench::new(Fake::default());
+    let app =
+        App { check: shell("test \"$INSTANCE_AGENT_APP\" = other"), settle: Duration::ZERO, ..app(&["api"]) };
+    let outcome = bench.deploy(&app).await;
+    assert_eq!(failed(&outcome), (vec!["check"], true));
+    assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_the_settling_but_not_the_start() {
+    let bench = Bench::new(Fake::default());
+    bench.shutdown.cancel();
+    let clock = Instant::now();
+    let outcome = bench.deploy(&app(&["api"])).await;
+    assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
+    assert_eq!((outcome.verdict, clock.elapsed()), (Verdict::Deployed, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
+    let bench = Bench::new(Fake::default());
+    let worker = bench.worker(app(&["api"]));
+    worker.push(revision('a'));
+    bench.fake.until_called("start api a").await;
+    for digit in ['b', 'c', 'd'] {
+        worker.push(revision(digit));
+    }
+    bench.fake.until_called("start api d").await;
+    assert_eq!(bench.fake.calls(), ["stop api", "start api a", "stop api", "start api d"]);
+    bench.shutdown.cancel();
+    worker.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn apps_that_share_a_service_take_turns() {
+    let bench = Bench::new(Fake { hangs: vec!["start shared"], ..Fake::default() });
+    let limit = Some(Duration::from_secs(30));
+    let first = bench.worker(App { start_timeout: limit, ..app(&["shared"]) });
+    let second =
+        App { name: "two".parse().unwrap(), start_timeout: limit, ..app(&["other", "shared.service"]) };
+    let second = bench.worker(second);
+    first.push(revision('a'));
+    bench.fake.until_called("start shared a").await;
+    second.push(revision('b'));
+    bench.fake.until_called("start shared.service b").await;
+    let calls = bench.fake.calls();
+    assert_eq!(calls[..2], ["stop shared", "start shared a"], "{calls:?}");
+    assert_eq!(calls[2..], ["stop shared.service", "stop other", "start other b", "start shared.service b"]);
+    bench.shutdown.cancel();
+    first.ended().await;
+    second.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_apps_than_max_parallel_deploy_at_a_time() {
+    let mut bench = Bench::new(Fake { hangs: vec!["stop one"], ..Fake::default() });
+    bench.context.turns = Arc::new(Turns::new(1));
+    let named = |name: &str| App {
+        name: name.parse().unwrap(),
+        stop_timeout: Some(Duration::from_secs(30)),
+        ..app(&[name])
+    };
+    let (one, two) = (bench.worker(named("one")), bench.worker(named("two")));
+    one.push(revision('a'));
+    bench.fake.until_called("stop one").await;
+    two.push(revision('b'));
+    bench.fake.until_called("start two b").await;
+    let calls = bench.fake.calls();
+    assert_eq!(calls, ["stop one", "start one", "stop two", "start two b"]);
+    bench.shutdown.cancel();
+    one.ended().await;
+    two.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retired_worker_begins_nothing_new() {
+    let mut bench = Bench::new(Fake::default());
+    bench.context.stagger = Duration::from_secs(60);
+    let worker = bench.worker(app(&["api"]));
+    worker.push(revision('a'));
+    worker.retire();
+    worker.ended().await;
+    assert!(bench.fake.calls().is_empty());
+}
+
+#[test]
+fn the_share_of_the_stagger_is_fixed_and_within_it() {
+    let stagger = Duration::from_secs(600);
+    let shares: Vec<_> = (0..100).map(|i| share_of(stagger, &format!("instance-{i}"))).collect();
+    assert!(shares.iter().all(|share| *share <= stagger));
+    assert_eq!(shares[7], share_of(stagger, "instance-7"));
+    let early = shares.iter().filter(|share| **share < stagger / 2).count();
+    assert!((30..70).contains(&early), "{early} of 100 in the first half");
+}
