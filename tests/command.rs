@@ -203,7 +203,7 @@ async fn standard_input_need_not_be_read() {
 #[tokio::test]
 async fn much_input_and_output_do_not_wait_for_each_other() {
     let much = Some(vec![b'x'; 1_000_000]);
-    let error = runner().run(&shell("cat; exit 1"), &[], much, &never()).await.unwrap_err();
+    let error = within(runner().run(&shell("cat; exit 1"), &[], much, &never())).await.unwrap_err();
     assert_eq!(error.tail(), ["x".repeat(1000)]);
 }
 
