@@ -416,7 +416,8 @@ async fn a_command_runs_in_its_directory_or_at_home() {
     run(&here).await.unwrap();
     assert!(dir.path().join("here").exists());
     let home = User::from_uid(geteuid()).unwrap().unwrap().dir;
-    assert_eq!(tail("pwd -P; exit 1").await, [home.canonicalize().unwrap().to_str().unwrap()]);
+    let expected = home.canonicalize().unwrap_or_else(|_| "/".into());
+    assert_eq!(tail("pwd -P; exit 1").await, [expected.to_str().unwrap()]);
 }
 
 #[tokio::test]
