@@ -203,7 +203,7 @@ async fn standard_input_need_not_be_read() {
 #[tokio::test]
 async fn much_input_and_output_do_not_wait_for_each_other() {
     let much = Some(vec![b'x'; 1_000_000]);
-    let error = runner().run(&shell("cat; exit 1"), &[], much, &never()).await.unwrap_err();
+    let error = within(runner().run(&shell("cat; exit 1"), &[], much, &never())).await.unwrap_err();
     assert_eq!(error.tail(), ["x".repeat(1000)]);
 }
 
@@ -416,7 +416,8 @@ async fn a_command_runs_in_its_directory_or_at_home() {
     run(&here).await.unwrap();
     assert!(dir.path().join("here").exists());
     let home = User::from_uid(geteuid()).unwrap().unwrap().dir;
-    assert_eq!(tail("pwd -P; exit 1").await, [home.canonicalize().unwrap().to_str().unwrap()]);
+    let expected = home.canonicalize().unwrap_or_else(|_| "/".into());
+    assert_eq!(tail("pwd -P; exit 1").await, [expected.to_str().unwrap()]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use instance_agent::mqtt::{
-    self, ConnectionState, Handle, Interest, Message, Messages, MqttSettings, Protocol, TlsSettings,
+    self, Ack, ConnectionState, Handle, Interest, Message, Messages, MqttSettings, Protocol, TlsSettings,
 };
 use support::{LOOK, Log, Mosquitto, PATIENCE};
 use tokio::sync::watch;
@@ -512,4 +512,18 @@ async fn oversize_packets_in_a_row_give_the_session_up() {
     broker.publish(API, b"of the new session");
     assert_eq!(agent.take().await, "of the new session");
     assert!(!log.text().contains("did not keep the session"), "said twice");
+}
+
+/// More tickets at once than the library takes requests. In MQTT 5 the receive maximum keeps them fewer.
+#[tokio::test]
+async fn a_burst_of_acknowledgements_is_sent_to_its_end() {
+    let broker = Mosquitto::configured(|_| "allow_anonymous true\nmax_inflight_messages 0".to_owned());
+    let mut agent = Agent::subscribed(settings(broker.port(), Protocol::V311), &[ALL]).await;
+    broker.publish_with(&["-q", "1", "-t", API, "-l"], "push\n".repeat(120).as_bytes());
+    let mut tickets = Vec::new();
+    while tickets.len() < 120 {
+        tickets.push(agent.next().await.ack);
+    }
+    tickets.into_iter().for_each(Ack::acknowledge);
+    eventually("all acknowledged", || broker.logged("Received PUBACK from web-7") == 120).await;
 }

@@ -60,7 +60,8 @@ fn pipe() -> Result<(Receiver, PipeWriter), StartError> {
 
 /// A pipe that cannot be read any more has ended as well.
 async fn read(pipe: &mut Receiver, tail: &mut Tail) {
-    let mut buffer = [0; 8192];
+    // On the heap: an array would be part of every future that runs a command.
+    let mut buffer = vec![0; 8192];
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
         tail.push(&buffer[..count]);
     }

@@ -108,6 +108,8 @@ mod tests {
             assert_eq!(line.len(), kept, "{unit}");
             assert!(!line.contains('\u{fffd}'), "{unit}");
         }
+        let shifted = format!("x{}", "\u{1f600}".repeat(2000));
+        assert_eq!(tail(shifted.as_bytes()), [&shifted[..997]]);
         assert_eq!(tail(&[0xff; 5000])[0].len(), 999, "U+FFFD has three bytes");
     }
 

@@ -1,5 +1,5 @@
 //! What tests of several kinds need: a broker of their own, and the lines that were logged.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::io::Write;
