@@ -33,6 +33,7 @@ pub mod refs;
 pub mod router;
 pub mod service;
 pub mod supervisor;
+mod tail;
 mod throttle;
 pub mod topic;
 pub mod worker;

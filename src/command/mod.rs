@@ -6,7 +6,6 @@
 mod error;
 mod group;
 mod output;
-mod tail;
 mod user;
 
 use std::ffi::{OsStr, OsString};
@@ -21,10 +20,10 @@ use tokio::process::{Child, ChildStdin};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::tail::clean;
 pub use error::{CommandError, StartError};
 use group::{Ending, Group};
 use output::Output;
-pub use tail::clean;
 use user::Account;
 pub use user::{EXEC_FAILED, exec_as};
 

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use super::error::StartError;
-use super::tail::Tail;
+use crate::tail::Tail;
 
 /// What a command writes, and before it what the helper that starts it has to report.
 pub(super) struct Output {

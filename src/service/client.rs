@@ -10,7 +10,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::ServiceError;
-use super::tail::Tail;
+use crate::tail::Tail;
 
 /// How long the output may stay open after the command ended: a daemon that it started may hold it for good.
 const GRACE: Duration = Duration::from_millis(200);
@@ -64,7 +64,7 @@ where
     let status = child.wait().await.map_err(cannot_run)?;
     // Running late is no error: the reader goes on, so that who holds the output never meets a broken pipe.
     let _ = tokio::time::timeout(GRACE, reading).await;
-    let output = tail.lock().unwrap_or_else(PoisonError::into_inner).lines();
+    let output = std::mem::take(&mut *tail.lock().unwrap_or_else(PoisonError::into_inner)).into_lines();
     Ok(Finished { command: display(argv), status, output })
 }
 

@@ -7,7 +7,6 @@ mod custom;
 mod detect;
 mod span;
 mod systemd;
-mod tail;
 mod unit;
 mod upstart;
 

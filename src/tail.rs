@@ -11,14 +11,14 @@ const HELD: usize = LINE + 3;
 
 /// Takes output as it comes, keeps its last lines. Empty lines are not worth a place.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     lines: VecDeque<Vec<u8>>,
     unfinished: Vec<u8>,
 }
 
 impl Tail {
     /// A carriage return ends a line too, or a progress meter would be one line, of which the end is cut.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|&byte| is_end(byte)) {
             let (line, ends) = match piece.split_last() {
                 Some((&last, line)) if is_end(last) => (line, true),
@@ -32,12 +32,12 @@ impl Tail {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lines.is_empty() && self.unfinished.is_empty()
     }
 
     /// The lines, oldest first, each cleaned.
-    pub(super) fn into_lines(mut self) -> Vec<String> {
+    pub(crate) fn into_lines(mut self) -> Vec<String> {
         self.end_line();
         self.lines.iter().map(|line| cut(clean(&String::from_utf8_lossy(line)))).collect()
     }
@@ -65,7 +65,7 @@ fn cut(mut line: String) -> String {
 }
 
 /// The text without anything that could forge a line of a log, drive a terminal, or turn the reading direction.
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let safe = |c| match c {
         '\t' => ' ',
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
