@@ -1,0 +1,64 @@
+//! Which pushes are taken, as a pure function of what is remembered, the push, and the time.
+
+use std::time::{Duration, SystemTime};
+
+use crate::router::Revision;
+
+use super::record::Record;
+
+/// A date this far ahead of our clock says more about the publisher's clock than about the push.
+const FUTURE: Duration = Duration::from_secs(5 * 60);
+/// How often a failed revision may be tried again by a redelivery …
+const REDELIVERIES: usize = 3;
+/// … in this time.
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// What becomes of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It is new: it becomes the desired revision.
+    Taken,
+    /// It was delivered again on purpose while its deploy is failed: it is tried again.
+    TriedAgain,
+    /// It was taken before.
+    Duplicate,
+    /// A newer one was taken.
+    Stale,
+}
+
+/// Decides. `retained`: the broker sends it on every subscription, so it says nothing about anyone's wish.
+pub(crate) fn admit(record: &Record, push: &Revision, retained: bool, now: SystemTime) -> Admission {
+    if record.remembers(push) {
+        let failed = record.desired.as_ref().is_some_and(|desired| desired.failed && desired.revision.is(push));
+        return if failed && !retained && record.redeliveries_since(now - HOUR) < REDELIVERIES {
+            Admission::TriedAgain
+        } else {
+            Admission::Duplicate
+        };
+    }
+    if let Some(made) = &push.by_hand {
+        let too_old = record.oldest_remembered().is_some_and(|oldest| made.at < oldest);
+        return if too_old { Admission::Stale } else { Admission::Taken };
+    }
+    match (counting_date(push, now), record.high) {
+        (Some(date), Some(high)) if date < high => Admission::Stale,
+        (Some(date), Some(high)) if date == high && is_the_one_before(push, record) => Admission::Stale,
+        _ => Admission::Taken,
+    }
+}
+
+/// When GitHub took the push, unless it does not say so or cannot be right.
+pub(super) fn counting_date(push: &Revision, now: SystemTime) -> Option<SystemTime> {
+    push.pushed_at.filter(|date| push.by_hand.is_none() && *date <= now + FUTURE)
+}
+
+/// GitHub counts seconds: of two pushes in one, what they say of each other tells their order.
+fn is_the_one_before(push: &Revision, record: &Record) -> bool {
+    let Some(desired) = record.desired.as_ref().map(|desired| &desired.revision) else { return false };
+    let leads_to_desired = desired.before.as_ref() == Some(&push.commit);
+    let follows_desired = push.before.as_ref() == Some(&desired.commit);
+    leads_to_desired && !follows_desired
+}
+
+#[cfg(test)]
+mod tests;

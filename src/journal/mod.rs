@@ -1,0 +1,12 @@
+//! What outlives the agent: per app, what is desired, what is deployed, and what is being done about it.
+
+mod admission;
+mod entry;
+mod record;
+mod store;
+mod time;
+
+pub(crate) use admission::Admission;
+pub use entry::Entry;
+pub use record::{Desired, InProgress, Record};
+pub use store::{ReadError, Store};

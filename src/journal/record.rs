@@ -1,0 +1,254 @@
+//! What is remembered of one app.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Running;
+use crate::config::{App, AppName};
+use crate::github::RepoName;
+use crate::outcome::Verdict;
+use crate::router::Revision;
+use crate::service::ServiceName;
+
+use super::admission::{self, Admission};
+use super::entry::Entry;
+
+/// The format that this version writes.
+pub(super) const VERSION: u32 = 1;
+/// Push identities that are remembered.
+const IDENTITIES: usize = 64;
+/// Outcomes that are kept.
+const OUTCOMES: usize = 20;
+/// Interrupted attempts of one revision after which it counts as failed.
+const INTERRUPTIONS: u32 = 3;
+
+/// One app's part of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub(super) version: u32,
+    /// The app.
+    pub app: AppName,
+    /// Its repository; another one under the same name is another app.
+    pub repository: RepoName,
+    /// The services as they were configured last.
+    pub services: Vec<ServiceName>,
+    /// The newest push that was taken.
+    pub desired: Option<Desired>,
+    /// What runs for certain: forgotten before the first stop, set by a verified success.
+    pub deployed: Option<Revision>,
+    /// What ran for certain last.
+    pub last_good: Option<Revision>,
+    /// The attempt in progress.
+    pub attempt: Option<InProgress>,
+    /// The greatest date of a push that was taken.
+    #[serde(with = "super::time::optional")]
+    pub(super) high: Option<SystemTime>,
+    pub(super) seen: VecDeque<Seen>,
+    /// When redeliveries had a failed revision tried again.
+    #[serde(with = "super::time::list")]
+    redeliveries: Vec<SystemTime>,
+    /// Pushes that were replaced by a newer one before they were deployed.
+    pub superseded: u64,
+    /// The last outcomes, the oldest first.
+    pub outcomes: VecDeque<Entry>,
+}
+
+/// The revision that the app shall run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The revision.
+    pub revision: Revision,
+    /// It was tried as often as it may be: it waits for a new push.
+    pub failed: bool,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// Those of them that were interrupted.
+    pub interrupted: u32,
+    /// To be deployed even if its commit runs already.
+    pub again: bool,
+}
+
+/// An attempt that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InProgress {
+    /// What is being deployed.
+    pub revision: Revision,
+    /// 1 for the first attempt of the revision.
+    pub number: u32,
+    /// When it began.
+    #[serde(with = "super::time")]
+    pub started_at: SystemTime,
+    /// Services were stopped, or are about to be.
+    pub touched: bool,
+    /// The command that runs.
+    pub running: Option<Running>,
+}
+
+/// A push that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    identity: String,
+    #[serde(with = "super::time")]
+    at: SystemTime,
+}
+
+impl Record {
+    /// A record of an app of which nothing is known.
+    pub fn new(app: &App) -> Self {
+        Self {
+            version: VERSION,
+            app: app.name.clone(),
+            repository: app.repo.clone(),
+            services: app.services.clone(),
+            desired: None,
+            deployed: None,
+            last_good: None,
+            attempt: None,
+            high: None,
+            seen: VecDeque::new(),
+            redeliveries: Vec::new(),
+            superseded: 0,
+            outcomes: VecDeque::new(),
+        }
+    }
+
+    /// Decides about a push, and makes it the desired revision if it is taken.
+    pub(crate) fn admit(&mut self, push: &Revision, retained: bool, now: SystemTime) -> Admission {
+        let admission = admission::admit(self, push, retained, now);
+        match admission {
+            Admission::Taken => self.take(push, now),
+            Admission::TriedAgain => {
+                self.redeliveries.retain(|at| *at > now - admission::HOUR && *at <= now);
+                self.redeliveries.push(now);
+                if let Some(desired) = &mut self.desired {
+                    *desired = Desired::new(desired.revision.clone());
+                }
+            }
+            Admission::Duplicate | Admission::Stale => {}
+        }
+        admission
+    }
+
+    fn take(&mut self, push: &Revision, now: SystemTime) {
+        let date = admission::counting_date(push, now);
+        self.high = self.high.max(date);
+        if self.seen.len() == IDENTITIES {
+            self.seen.pop_front();
+        }
+        let at = push.by_hand.as_ref().map(|made| made.at).or(date).unwrap_or(now);
+        self.seen.push_back(Seen { identity: push.identity(), at });
+        if self.pending().is_some() && self.desired.as_ref().is_some_and(|desired| !self.is_deploying(&desired.revision)) {
+            self.superseded += 1;
+        }
+        self.desired = Some(Desired::new(push.clone()));
+    }
+
+    /// The revision that has yet to be deployed.
+    pub fn pending(&self) -> Option<&Revision> {
+        let desired = self.desired.as_ref().filter(|desired| !desired.failed)?;
+        let runs = self.deployed.as_ref().is_some_and(|deployed| deployed.commit == desired.revision.commit);
+        (desired.again || !runs).then_some(&desired.revision)
+    }
+
+    pub(crate) fn is_deploying(&self, revision: &Revision) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.revision.commit == revision.commit)
+    }
+
+    /// Counts an attempt to deploy what is pending. `touches`: its first step is to stop the services.
+    pub(crate) fn begin(&mut self, touches: bool, now: SystemTime) -> Option<InProgress> {
+        let revision = self.pending()?.clone();
+        let desired = self.desired.as_mut()?;
+        desired.attempts += 1;
+        let attempt =
+            InProgress { revision, number: desired.attempts, started_at: now, touched: false, running: None };
+        self.attempt = Some(attempt.clone());
+        if touches {
+            self.touch();
+        }
+        Some(attempt)
+    }
+
+    /// Services are about to be stopped: what is deployed is not known until the attempt has succeeded.
+    pub(crate) fn touch(&mut self) {
+        self.deployed = None;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.touched = true;
+        }
+    }
+
+    /// A command of the attempt runs, or has ended.
+    pub(crate) fn set_running(&mut self, running: Option<Running>) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.running = running;
+        }
+    }
+
+    /// The attempt has ended. `retries`: how often a failed one is tried again. Says whether it will be.
+    pub(crate) fn end(&mut self, entry: Entry, retries: u32) -> bool {
+        let verdict = entry.outcome;
+        self.note(entry);
+        let Some(attempt) = self.attempt.take() else { return false };
+        if verdict == Verdict::Deployed {
+            self.deployed = Some(attempt.revision.clone());
+            self.last_good = Some(attempt.revision.clone());
+        }
+        // A newer push came meanwhile: the attempt says nothing about it.
+        let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) else { return false };
+        match verdict {
+            Verdict::Deployed => desired.again = false,
+            Verdict::Interrupted => desired.interrupt(),
+            Verdict::Failed | Verdict::Dropped => desired.failed = desired.attempts > retries,
+        }
+        verdict == Verdict::Failed && !desired.failed
+    }
+
+    /// Puts an attempt that was in progress when the agent was killed among the interrupted ones.
+    pub(crate) fn interrupted(&mut self, now: SystemTime) -> Option<InProgress> {
+        let attempt = self.attempt.take()?;
+        self.note(Entry::interrupted(&attempt, now));
+        if let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) {
+            desired.interrupt();
+        }
+        Some(attempt)
+    }
+
+    /// Gives up what is desired.
+    pub(crate) fn drop_desired(&mut self, entry: Entry) {
+        self.note(entry);
+        self.desired = None;
+    }
+
+    fn note(&mut self, entry: Entry) {
+        if self.outcomes.len() == OUTCOMES {
+            self.outcomes.pop_front();
+        }
+        self.outcomes.push_back(entry);
+    }
+
+    pub(super) fn remembers(&self, push: &Revision) -> bool {
+        let identity = push.identity();
+        self.seen.iter().any(|seen| seen.identity == identity)
+    }
+
+    pub(super) fn oldest_remembered(&self) -> Option<SystemTime> {
+        self.seen.iter().map(|seen| seen.at).min()
+    }
+
+    pub(super) fn redeliveries_since(&self, start: SystemTime) -> usize {
+        self.redeliveries.iter().filter(|at| **at > start).count()
+    }
+}
+
+impl Desired {
+    fn new(revision: Revision) -> Self {
+        let again = revision.by_hand.as_ref().is_some_and(|made| made.again);
+        Self { revision, failed: false, attempts: 0, interrupted: 0, again }
+    }
+
+    fn interrupt(&mut self) {
+        self.interrupted += 1;
+        self.failed = self.interrupted >= INTERRUPTIONS;
+    }
+}
