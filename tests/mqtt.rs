@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -297,10 +297,19 @@ fn only_api(directory: &Path) -> String {
     );
     fs::write(&file, json).unwrap();
     format!(
-        "allow_anonymous true\nplugin /usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so\n\
-         plugin_opt_config_file {}",
+        "allow_anonymous true\nplugin {}\nplugin_opt_config_file {}",
+        dynamic_security_plugin().display(),
         file.display()
     )
+}
+
+/// Distributions keep it in different places, some by architecture.
+fn dynamic_security_plugin() -> PathBuf {
+    let name = "mosquitto_dynamic_security.so";
+    let machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let places = [machine.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+    let found = places.iter().map(|place| Path::new(place).join(name)).find(|file| file.exists());
+    found.unwrap_or_else(|| panic!("{name} is in none of {places:?}: install mosquitto with its plugins"))
 }
 
 async fn a_refused_filter_is_named(protocol: Protocol) {
