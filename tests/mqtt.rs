@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -110,7 +110,7 @@ impl Agent {
         let state = self.state.clone();
         match timeout(PATIENCE, self.state.wait_for(wanted)).await {
             Ok(state) => state.unwrap().clone(),
-            Err(_) => panic!("still {:?}", *state.borrow()),
+            Err(tokio::time::error::Elapsed { .. }) => panic!("still {:?}", *state.borrow()),
         }
     }
 
@@ -284,7 +284,7 @@ async fn subscribes_to_more_filters_than_one_request_takes(protocol: Protocol) {
 fn only_api(directory: &Path) -> String {
     let file = directory.join("dynsec.json");
     let rule = |kind: &str, topic: &str| {
-        format!(r##"{{"acltype":"{kind}","topic":"{topic}","priority":0,"allow":true}}"##)
+        format!(r#"{{"acltype":"{kind}","topic":"{topic}","priority":0,"allow":true}}"#)
     };
     let rules =
         [rule("subscribePattern", API), rule("publishClientSend", "#"), rule("publishClientReceive", "#")];
@@ -297,10 +297,19 @@ fn only_api(directory: &Path) -> String {
     );
     fs::write(&file, json).unwrap();
     format!(
-        "allow_anonymous true\nplugin /usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so\n\
-         plugin_opt_config_file {}",
+        "allow_anonymous true\nplugin {}\nplugin_opt_config_file {}",
+        dynamic_security_plugin().display(),
         file.display()
     )
+}
+
+/// Distributions keep it in different places, some by architecture.
+fn dynamic_security_plugin() -> PathBuf {
+    let name = "mosquitto_dynamic_security.so";
+    let machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let places = [machine.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+    let found = places.iter().map(|place| Path::new(place).join(name)).find(|file| file.exists());
+    found.unwrap_or_else(|| panic!("{name} is in none of {places:?}: install mosquitto with its plugins"))
 }
 
 async fn a_refused_filter_is_named(protocol: Protocol) {
@@ -348,8 +357,8 @@ async fn a_payload_above_the_limit_is_dropped(protocol: Protocol) {
     let mut settings = settings(broker.port(), protocol);
     settings.max_payload = 20_000;
     let mut agent = Agent::subscribed(settings, &[ALL]).await;
-    broker.publish(API, &[b'x'; 20_001]);
-    broker.publish(API, &[b'y'; 20_000]);
+    broker.publish(API, &vec![b'x'; 20_001]);
+    broker.publish(API, &vec![b'y'; 20_000]);
     assert!(agent.take().await.starts_with('y'));
     log.line(&["WARN", "mqtt.max_payload", API, "size=20001", "limit=20000"]).await;
     eventually("both acknowledged", || broker.logged("Received PUBACK from web-7") == 2).await;

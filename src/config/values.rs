@@ -172,6 +172,7 @@ impl FromStr for BrokerUrl {
                 port.parse().ok().filter(|port| *port != 0).ok_or("the port must be from 1 to 65535")
             }
         };
+        let host = host.trim_matches(['[', ']']);
         Ok(Self { host: host.to_owned(), port: port?, tls })
     }
 }
@@ -213,8 +214,8 @@ mod tests {
         assert_eq!(url("mqtts://b.example.com"), Ok(("b.example.com".into(), 8883, true)));
         assert_eq!(url("mqtts://b.example.com:443/"), Ok(("b.example.com".into(), 443, true)));
         assert_eq!(url("mqtt://127.0.0.1:2883"), Ok(("127.0.0.1".into(), 2883, false)));
-        assert_eq!(url("mqtt://[::1]:1884"), Ok(("[::1]".into(), 1884, false)));
-        assert_eq!(url("mqtt://[::1]"), Ok(("[::1]".into(), 1883, false)));
+        assert_eq!(url("mqtt://[::1]:1884"), Ok(("::1".into(), 1884, false)));
+        assert_eq!(url("mqtt://[::1]"), Ok(("::1".into(), 1883, false)));
         for (bad, part) in [
             ("", "must be mqtt://"),
             ("broker:1883", "must be mqtt://"),

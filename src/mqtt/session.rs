@@ -217,6 +217,12 @@ impl Session<'_> {
         }
         self.unannounced = false;
         let (granted, refused) = (subscriptions.granted(), subscriptions.refused());
+        let state = ConnectionState::Subscribed { filters: granted.len(), refused: refused.len() };
+        if granted.is_empty() && !refused.is_empty() {
+            // Each refusal has been logged; "subscribed" would belie them.
+            self.core.set_state(state);
+            return;
+        }
         let named: Vec<&str> = granted.iter().take(FILTERS_NAMED).map(String::as_str).collect();
         let greeting = self.greeting.as_ref();
         let expiry = greeting.and_then(|greeting| greeting.session_expiry);
@@ -230,7 +236,6 @@ impl Session<'_> {
             session_expiry = expiry.map(|expiry| humantime::format_duration(expiry).to_string()),
             "subscribed"
         );
-        let state = ConnectionState::Subscribed { filters: granted.len(), refused: refused.len() };
         self.core.set_state(state);
     }
 

@@ -211,8 +211,7 @@ pub fn share_of(stagger: Duration, instance: &str) -> Duration {
     stagger.mul_f64(f64::from(fraction) / f64::from(u32::MAX))
 }
 
-/// The app's name, for a map of workers.
-
+/// Workers by the names of their apps.
 pub(crate) type Workers = std::collections::BTreeMap<AppName, Worker>;
 
 #[cfg(test)]

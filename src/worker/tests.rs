@@ -107,9 +107,9 @@ fn app(services: &[&str]) -> App {
     }
 }
 
-fn shell(line: &str) -> Option<CommandSpec> {
+fn shell(line: &str) -> CommandSpec {
     let argv = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
-    Some(CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) })
+    CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) }
 }
 
 fn revision(digit: char) -> Revision {
@@ -177,7 +177,7 @@ async fn services_stop_in_reverse_and_start_in_order_with_the_revision() {
 #[tokio::test]
 async fn a_failed_prepare_touches_nothing() {
     let bench = Bench::new(Fake::default());
-    let app = App { prepare: shell("echo no network; exit 3"), ..app(&["api"]) };
+    let app = App { prepare: Some(shell("echo no network; exit 3")), ..app(&["api"]) };
     let outcome = bench.deploy(&app).await;
     assert_eq!(failed(&outcome), (vec!["prepare"], false));
     let cause = outcome.cause().unwrap();
@@ -189,7 +189,7 @@ async fn a_failed_prepare_touches_nothing() {
 async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
     let bench = Bench::new(Fake::failing(&["stop api"]));
     let marker = bench.context.state_dir.join("updated");
-    let app = App { update: shell(&format!("touch {}", marker.display())), ..app(&["proxy", "api"]) };
+    let app = App { update: Some(shell(&format!("touch {}", marker.display()))), ..app(&["proxy", "api"]) };
     let outcome = bench.deploy(&app).await;
     assert_eq!(failed(&outcome), (vec!["stop"], true));
     assert_eq!(outcome.cause().unwrap().output, ["it said why"]);
@@ -204,8 +204,12 @@ async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
 #[tokio::test]
 async fn when_the_update_fails_the_previous_revision_is_started() {
     let bench = Bench::new(Fake::default());
-    let app =
-        App { update: shell("exit 4"), check: shell("exit 5"), settle: Duration::ZERO, ..app(&["api"]) };
+    let app = App {
+        update: Some(shell("exit 4")),
+        check: Some(shell("exit 5")),
+        settle: Duration::ZERO,
+        ..app(&["api"])
+    };
     let outcome = bench.deploy(&app).await;
     assert_eq!(failed(&outcome), (vec!["update"], true));
     assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
@@ -262,8 +266,11 @@ async fn verification_compares_incarnations_after_settling() {
 #[tokio::test]
 async fn the_check_decides_last_and_does_not_stop_the_service() {
     let bench = Bench::new(Fake::default());
-    let app =
-        App { check: shell("test \"$INSTANCE_AGENT_APP\" = other"), settle: Duration::ZERO, ..app(&["api"]) };
+    let app = App {
+        check: Some(shell("test \"$INSTANCE_AGENT_APP\" = other")),
+        settle: Duration::ZERO,
+        ..app(&["api"])
+    };
     let outcome = bench.deploy(&app).await;
     assert_eq!(failed(&outcome), (vec!["check"], true));
     assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
