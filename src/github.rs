@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest repository name accepted, in bytes: GitHub's own limits are 39 for the owner and 100 for the name.
 const MAX_REPOSITORY: usize = 255;
 /// Longest ref accepted, in bytes: GitHub caps branch names at 255.
@@ -24,7 +26,8 @@ pub enum NameError {
 }
 
 /// A repository, `owner/name`. Compares without regard to case, as GitHub does; shows itself as it was written.
-#[derive(Clone)]
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RepoName(Box<str>);
 
 impl RepoName {
@@ -85,7 +88,8 @@ impl fmt::Debug for RepoName {
 }
 
 /// A commit: 40 (SHA-1) or 64 (SHA-256) hexadecimal digits, in lower case.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CommitId(Box<str>);
 
 impl CommitId {
@@ -130,7 +134,8 @@ impl fmt::Debug for CommitId {
 }
 
 /// A full git ref, `refs/heads/main`, that keeps the rules of git-check-ref-format(1).
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GitRef(Box<str>);
 
 impl GitRef {
@@ -195,6 +200,26 @@ impl fmt::Debug for GitRef {
         f.write_str(&self.0)
     }
 }
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.into()
+            }
+        }
+    )*};
+}
+
+as_text!(RepoName, CommitId, GitRef);
 
 #[cfg(test)]
 mod tests {

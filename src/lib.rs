@@ -26,6 +26,7 @@ pub mod command;
 pub mod config;
 pub mod github;
 pub mod handover;
+pub mod journal;
 pub mod mqtt;
 pub mod outcome;
 pub mod push;

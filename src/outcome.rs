@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::AppName;
 use crate::router::Revision;
 
 /// A step of a deploy, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// The command that runs while the old version still serves.
@@ -65,7 +65,7 @@ pub struct Failure {
 }
 
 /// The result of a deploy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The revision runs, stayed up, and passed its check.
@@ -74,6 +74,8 @@ pub enum Verdict {
     Failed,
     /// The agent had to end before the deploy did.
     Interrupted,
+    /// The configuration no longer wanted it.
+    Dropped,
 }
 
 impl Verdict {
@@ -83,6 +85,7 @@ impl Verdict {
             Self::Deployed => "deployed",
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -100,12 +103,10 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// What failed; the first is the cause. Empty after a success.
     pub failures: Vec<Failure>,
-    /// True when services were stopped, or were tried to be.
-    pub touched: bool,
     /// 1 for the first attempt of the revision.
     pub attempt: u32,
-    /// Pushes that this one replaced before they were deployed.
-    pub superseded: u32,
+    /// Pushes of this app that were replaced before they were deployed, since the record began.
+    pub superseded: u64,
     /// When it began.
     pub started_at: SystemTime,
     /// How long it took.
@@ -134,7 +135,7 @@ impl Serialize for Outcome {
             delivery: Option<&'a str>,
             failures: &'a [Failure],
             attempt: u32,
-            superseded: u32,
+            superseded: u64,
             started_at: String,
             duration_ms: u64,
         }

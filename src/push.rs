@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::github::{CommitId, GitRef, NameError, RepoName};
 
+use serde::{Deserialize, Serialize};
+
 use body::Document;
 pub use headers::Headers;
 
@@ -31,8 +33,22 @@ pub struct Push {
     pub default_branch: Option<String>,
     /// When GitHub took the push; 2012 payloads do not say.
     pub pushed_at: Option<SystemTime>,
+    /// Set when the push was made by hand, not by GitHub.
+    pub by_hand: Option<ByHand>,
     /// GitHub's id of the delivery (`X-GitHub-Delivery`), when it came along.
     pub delivery: Option<String>,
+}
+
+/// What a push made by hand says of itself, in the body, where a signature covers it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ByHand {
+    /// Random, so that each such push is another.
+    pub id: String,
+    /// When it was made.
+    #[serde(with = "crate::journal::time")]
+    pub at: SystemTime,
+    /// Deploy it even where it runs already.
+    pub again: bool,
 }
 
 impl Push {
@@ -89,6 +105,9 @@ pub enum DecodeError {
     /// One header twice, with two values.
     #[error("the header {0} came twice")]
     DuplicateHeader(&'static str),
+    /// What a push made by hand says of itself.
+    #[error("instance_agent: must hold `id` (8 to 64 letters, digits and -) and `time` (seconds since 1970)")]
+    ByHand,
     /// A value that breaks the rules of its kind.
     #[error("{field}: {problem}")]
     Value {
@@ -155,6 +174,7 @@ fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError
         deleted: document.deleted.unwrap_or(false),
         default_branch: repository.default_branch.or(repository.master_branch),
         pushed_at: repository.pushed_at.and_then(|time| time.0),
+        by_hand: document.instance_agent.map(body::Made::check).transpose()?,
         delivery: headers.delivery().map(str::to_owned),
     })))
 }

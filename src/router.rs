@@ -3,29 +3,61 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use ring::digest;
+use serde::{Deserialize, Serialize};
+
 use std::sync::Arc;
 
 use crate::config::{App, AppName};
 use crate::github::{CommitId, GitRef, RepoName};
-use crate::push::{self, DecodeError, Decoded, Headers, Other, Push};
+use crate::push::{self, ByHand, DecodeError, Decoded, Headers, Other, Push};
 use crate::refs::RefMismatch;
 use crate::topic::TopicPattern;
 
 /// What a push points an app to: a commit, and the ref it was pushed to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Revision {
     /// The repository, spelled as the payload does.
     pub repo: RepoName,
     /// The branch or tag.
+    #[serde(rename = "ref")]
     pub git_ref: GitRef,
     /// What the ref pointed to before.
     pub before: Option<CommitId>,
     /// The commit to deploy.
     pub commit: CommitId,
     /// When GitHub took the push.
+    #[serde(with = "crate::journal::optional_time")]
     pub pushed_at: Option<SystemTime>,
+    /// Set when it was made by hand, not by GitHub.
+    pub by_hand: Option<ByHand>,
     /// GitHub's id of the delivery.
     pub delivery: Option<String>,
+}
+
+impl Revision {
+    /// What tells this push from all others.
+    pub fn identity(&self) -> String {
+        let seconds = self.pushed_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let text = match &self.by_hand {
+            Some(made) => format!("by hand {}", made.id),
+            None => format!(
+                "{} {} {:?} {} {:?}",
+                self.repo.key(),
+                self.git_ref,
+                self.before,
+                self.commit,
+                seconds.map(|since| since.as_secs())
+            ),
+        };
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The same push as the other.
+    pub fn is(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
 }
 
 /// What becomes of a message.
@@ -147,6 +179,7 @@ fn judge(push: Push, apps: &[Arc<App>]) -> Routed {
         before: push.before,
         commit: push.after,
         pushed_at: push.pushed_at,
+        by_hand: push.by_hand,
         delivery: push.delivery,
     };
     Routed::Push(Box::new(revision), verdicts)

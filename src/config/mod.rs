@@ -17,6 +17,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::command::CommandSpec;
 use crate::github::RepoName;
 use crate::mqtt::MqttSettings;
@@ -107,7 +109,8 @@ pub struct App {
 }
 
 /// The name of an app: letters, digits and `. _ @ : -`, so that it can be part of a file's or a unit's name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct AppName(Arc<str>);
 
 impl AppName {
@@ -122,6 +125,20 @@ impl FromStr for AppName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if values::is_name(text) { Ok(Self(text.into())) } else { Err(values::not_a_name(text)) }
+    }
+}
+
+impl TryFrom<String> for AppName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<AppName> for String {
+    fn from(name: AppName) -> Self {
+        name.0.as_ref().to_owned()
     }
 }
 

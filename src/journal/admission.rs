@@ -11,7 +11,7 @@ const FUTURE: Duration = Duration::from_secs(5 * 60);
 /// How often a failed revision may be tried again by a redelivery …
 const REDELIVERIES: usize = 3;
 /// … in this time.
-const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// What becomes of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

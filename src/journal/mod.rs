@@ -4,9 +4,10 @@ mod admission;
 mod entry;
 mod record;
 mod store;
-mod time;
+pub(crate) mod time;
 
 pub(crate) use admission::Admission;
 pub use entry::Entry;
 pub use record::{Desired, InProgress, Record};
 pub use store::{ReadError, Store};
+pub(crate) use time::optional as optional_time;

@@ -1,7 +1,7 @@
 //! What is remembered of one app.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use crate::command::Running;
 use crate::config::{App, AppName};
 use crate::github::RepoName;
 use crate::outcome::Verdict;
+use crate::refs::RefMismatch;
 use crate::router::Revision;
 use crate::service::ServiceName;
 
@@ -97,11 +98,15 @@ pub(super) struct Seen {
 impl Record {
     /// A record of an app of which nothing is known.
     pub fn new(app: &App) -> Self {
+        Self::of(app.name.clone(), app.repo.clone(), app.services.clone())
+    }
+
+    fn of(app: AppName, repository: RepoName, services: Vec<ServiceName>) -> Self {
         Self {
             version: VERSION,
-            app: app.name.clone(),
-            repository: app.repo.clone(),
-            services: app.services.clone(),
+            app,
+            repository,
+            services,
             desired: None,
             deployed: None,
             last_good: None,
@@ -112,6 +117,11 @@ impl Record {
             superseded: 0,
             outcomes: VecDeque::new(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(app: &str, repo: &str) -> Self {
+        Self::of(app.parse().unwrap(), repo.parse().unwrap(), vec![app.parse().unwrap()])
     }
 
     /// Decides about a push, and makes it the desired revision if it is taken.
@@ -214,10 +224,18 @@ impl Record {
         Some(attempt)
     }
 
-    /// Gives up what is desired.
-    pub(crate) fn drop_desired(&mut self, entry: Entry) {
-        self.note(entry);
-        self.desired = None;
+    /// Takes over the app's configuration. Gives up, and says, what it no longer matches.
+    pub(crate) fn fit(&mut self, app: &App, now: SystemTime) -> Option<Revision> {
+        self.services.clone_from(&app.services);
+        let git_ref = &self.pending()?.git_ref;
+        // The default branch was the payload's to say, and it said so when the push was taken.
+        if !matches!(app.refs.allow(git_ref, None), Err(RefMismatch::Branch | RefMismatch::Tag)) {
+            return None;
+        }
+        let revision = self.desired.take()?.revision;
+        let why = "the configuration no longer has its ref".to_owned();
+        self.note(Entry::without_attempt(Verdict::Dropped, &revision, now, why));
+        Some(revision)
     }
 
     fn note(&mut self, entry: Entry) {

@@ -51,7 +51,8 @@ impl Store {
         fs::create_dir_all(&self.dir)
     }
 
-    fn file(&self, app: &AppName) -> PathBuf {
+    /// The file of an app.
+    pub fn file(&self, app: &AppName) -> PathBuf {
         self.dir.join(format!("{app}.{ENDING}"))
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use super::headers::Headers;
-use super::{DecodeError, seconds_since_epoch};
+use super::{ByHand, DecodeError, seconds_since_epoch};
 
 /// The fields of a push and those of an envelope: one pass over the payload tells which it is.
 #[derive(Default, Deserialize)]
@@ -22,6 +22,7 @@ pub(super) struct Document {
     pub(super) after: Option<String>,
     pub(super) deleted: Option<bool>,
     pub(super) repository: Option<Repository>,
+    pub(super) instance_agent: Option<Made>,
     headers: Option<Headers>,
     body: Option<String>,
     body_base64: Option<String>,
@@ -62,6 +63,25 @@ impl Document {
         };
         let headers = self.headers.take().ok_or(DecodeError::Envelope)?;
         Ok(Some(Envelope { headers, body }))
+    }
+}
+
+/// What `instance-agent publish` adds to a push that it makes itself.
+#[derive(Deserialize)]
+pub(super) struct Made {
+    id: Option<String>,
+    time: Option<u64>,
+    #[serde(default)]
+    again: bool,
+}
+
+impl Made {
+    pub(super) fn check(self) -> Result<ByHand, DecodeError> {
+        let well_formed =
+            |id: &String| (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let id = self.id.filter(well_formed).ok_or(DecodeError::ByHand)?;
+        let at = self.time.and_then(seconds_since_epoch).ok_or(DecodeError::ByHand)?;
+        Ok(ByHand { id, at, again: self.again })
     }
 }
 

@@ -21,6 +21,8 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What a service manager answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ServiceError>> + Send + 'a>>;
 
@@ -43,7 +45,8 @@ pub trait ServiceManager: Send + Sync {
 }
 
 /// The name of a service: nothing in it can be an option, a path or a second word.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ServiceName(Box<str>);
 
 impl ServiceName {
@@ -61,6 +64,20 @@ impl ServiceName {
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for ServiceName {
+    type Error = ServiceNameError;
+
+    fn try_from(text: String) -> Result<Self, ServiceNameError> {
+        text.parse()
+    }
+}
+
+impl From<ServiceName> for String {
+    fn from(name: ServiceName) -> Self {
+        name.0.into()
     }
 }
 

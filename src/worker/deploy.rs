@@ -2,7 +2,7 @@
 //! on purpose: whatever fails after the first stop, the services are started again.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,12 +11,14 @@ use tracing::{info, warn};
 use crate::command::{CommandError, CommandSpec, Stop};
 use crate::config::App;
 use crate::handover;
+use crate::journal::{InProgress, Record};
 use crate::outcome::{Failure, Outcome, Step, Verdict};
 use crate::router::Revision;
 use crate::service::{Limits, ServiceError, ServiceName, Status};
 
-use super::Context;
-use super::machine::Attempt;
+use super::ledger::Ledger;
+use super::machine::Machine;
+use super::{Context, Setup};
 
 /// How long a running command may go on once the agent is shutting down.
 pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
@@ -28,32 +30,39 @@ const SERVICE_MARGIN: Duration = Duration::from_secs(10);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn deploy(
-    app: &App,
-    context: &Context,
-    attempt: Attempt,
+    setup: &Setup,
+    ledger: &Ledger,
+    attempt: InProgress,
     shutdown: &CancellationToken,
 ) -> Outcome {
-    let started_at = SystemTime::now();
     let clock = Instant::now();
-    let mut deploy =
-        Deploy { app, context, attempt: &attempt, shutdown, failures: Vec::new(), touched: false };
+    let previous = ledger.machine().record().last_good.clone();
+    let mut deploy = Deploy {
+        app: &setup.app,
+        context: &setup.context,
+        ledger,
+        attempt: &attempt,
+        previous: previous.as_ref(),
+        shutdown,
+        failures: Vec::new(),
+        cut_short: false,
+    };
     deploy.run().await;
-    let Deploy { failures, touched, .. } = deploy;
+    let Deploy { failures, cut_short, .. } = deploy;
     let verdict = match failures.first() {
-        None => Verdict::Deployed,
-        Some(_) if shutdown.is_cancelled() => Verdict::Interrupted,
-        Some(_) => Verdict::Failed,
+        None if !cut_short => Verdict::Deployed,
+        Some(_) if !shutdown.is_cancelled() => Verdict::Failed,
+        _ => Verdict::Interrupted,
     };
     Outcome {
-        app: app.name.clone(),
+        app: setup.app.name.clone(),
         verdict,
         failures,
-        touched,
         attempt: attempt.number,
-        superseded: attempt.superseded,
+        superseded: ledger.machine().record().superseded,
         revision: attempt.revision,
-        previous: attempt.previous,
-        started_at,
+        previous,
+        started_at: attempt.started_at,
         duration: clock.elapsed(),
     }
 }
@@ -61,10 +70,14 @@ pub(super) async fn deploy(
 struct Deploy<'a> {
     app: &'a App,
     context: &'a Context,
-    attempt: &'a Attempt,
+    ledger: &'a Ledger,
+    attempt: &'a InProgress,
+    /// What ran for certain last.
+    previous: Option<&'a Revision>,
     shutdown: &'a CancellationToken,
     failures: Vec<Failure>,
-    touched: bool,
+    /// The agent is ending, so some step was left out.
+    cut_short: bool,
 }
 
 impl Deploy<'_> {
@@ -73,11 +86,14 @@ impl Deploy<'_> {
         if !self.command(Step::Prepare, self.app.prepare.as_ref(), &environment).await {
             return;
         }
-        self.touched = true;
+        // Before the first stop, what is deployed must be forgotten; and nothing is stopped for a while only.
+        if self.shutdown.is_cancelled() || self.ledger.change(Record::touch, Machine::touched).await.is_err() {
+            self.cut_short = true;
+            return;
+        }
         let updated =
             self.stop().await && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
-        let environment =
-            if updated { environment } else { self.environment(self.attempt.previous.as_ref()) };
+        let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
         let up = self.verify().await;
         if updated && up {
@@ -87,7 +103,7 @@ impl Deploy<'_> {
 
     fn environment(&self, revision: Option<&Revision>) -> Vec<(String, String)> {
         let environment = self.context.environment.as_deref();
-        handover::environment(&self.app.name, environment, revision, self.attempt.previous.as_ref())
+        handover::environment(&self.app.name, environment, revision, self.previous)
     }
 
     /// Runs the step's command, if it has one. False: it failed.

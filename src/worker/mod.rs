@@ -2,31 +2,35 @@
 
 mod deploy;
 mod gate;
+mod inbox;
+mod ledger;
 mod machine;
 mod report;
 mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::{App, AppName};
-use crate::outcome::{Outcome, Verdict};
+use crate::journal::{Entry, Record, Store};
+use crate::outcome::Outcome;
 use crate::router::Revision;
 use crate::service::ServiceManager;
 
 pub use gate::Gate;
 pub use turns::Turns;
 
-pub(crate) use machine::Taken;
-use machine::{Attempt, Ending, Machine, Next, Policy};
+pub(crate) use inbox::Receipt;
+use inbox::Inbox;
+use ledger::Ledger;
+use machine::{Machine, Next};
 
 /// What all workers share. A reload makes a new one.
 #[derive(Clone)]
@@ -45,6 +49,8 @@ pub struct Context {
     pub stagger: Duration,
     /// Where environment files are written.
     pub state_dir: PathBuf,
+    /// Where records are written.
+    pub store: Store,
     /// Runs after each outcome.
     pub on_outcome: Option<CommandSpec>,
 }
@@ -56,10 +62,12 @@ struct Setup {
     context: Arc<Context>,
 }
 
-impl Setup {
-    fn policy(&self) -> Policy {
-        Policy { retries: self.app.retries, stagger: self.context.stagger }
-    }
+/// A push for one app, on its way into the app's record.
+pub(crate) struct Offer {
+    pub(crate) revision: Revision,
+    pub(crate) retained: bool,
+    /// Used when the record is on disk.
+    pub(crate) receipt: Receipt,
 }
 
 /// The worker of one app.
@@ -69,9 +77,10 @@ pub(crate) struct Worker {
 }
 
 struct Shared {
-    machine: Mutex<Machine>,
+    ledger: Ledger,
     setup: Mutex<Setup>,
-    /// A push or another configuration came.
+    inbox: Inbox,
+    /// A push was recorded, or another configuration came.
     changed: Notify,
     /// The app is no longer in the configuration: a running deploy ends in peace, nothing new begins.
     retired: CancellationToken,
@@ -80,10 +89,12 @@ struct Shared {
 }
 
 impl Worker {
-    pub(crate) fn spawn(app: Arc<App>, context: Arc<Context>, shutdown: CancellationToken) -> Self {
+    /// Goes on where `record` says that an earlier agent stopped.
+    pub(crate) fn spawn(app: Arc<App>, record: Record, context: Arc<Context>, shutdown: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
-            machine: Mutex::default(),
+            ledger: Ledger::new(context.store.clone(), record, shutdown.clone()),
             setup: Mutex::new(Setup { app, context }),
+            inbox: Inbox::default(),
             changed: Notify::new(),
             retired: CancellationToken::new(),
             shutdown,
@@ -97,27 +108,29 @@ impl Worker {
         self.shared.setup().app
     }
 
-    /// Hands a push to the worker.
-    pub(crate) fn push(&self, revision: Revision) -> Taken {
-        let policy = self.shared.setup().policy();
-        let taken = self.shared.machine().push(revision, Instant::now(), policy);
-        self.shared.changed.notify_one();
-        taken
+    /// Hands a push to the worker, which records it.
+    pub(crate) fn offer(&self, offer: Offer) {
+        if self.shared.inbox.put(offer) {
+            tokio::spawn(take_in(self.shared.clone()));
+        }
     }
 
     /// Replaces the configuration; a deploy that is running goes on with the old one.
     pub(crate) fn configure(&self, app: Arc<App>, context: Arc<Context>) {
-        *lock(&self.shared.setup) = Setup { app, context };
-        self.shared.changed.notify_one();
+        let shared = self.shared.clone();
+        *lock(&shared.setup) = Setup { app: app.clone(), context };
+        tokio::spawn(async move {
+            let fitted = shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
+            if let Ok(Some(dropped)) = fitted {
+                report::dropped(&app, &dropped);
+            }
+            shared.changed.notify_one();
+        });
     }
 
     /// Begins nothing new; a running deploy goes on to its end.
     pub(crate) fn retire(&self) {
         self.shared.retired.cancel();
-        if let Some(revision) = self.shared.machine().drop_pending() {
-            let app = self.app();
-            info!(app = %app.name, sha = %revision.commit, "pending push dropped: the app is no longer configured so");
-        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -136,10 +149,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn machine(&self) -> MutexGuard<'_, Machine> {
-        lock(&self.machine)
-    }
-
     fn setup(&self) -> Setup {
         lock(&self.setup).clone()
     }
@@ -152,9 +161,34 @@ impl Shared {
     }
 }
 
+/// Records what is in the inbox, all that there is in one go, until there is no more.
+async fn take_in(shared: Arc<Shared>) {
+    while let Some(offers) = shared.inbox.take() {
+        let Setup { app, context } = shared.setup();
+        let now = SystemTime::now();
+        let admit = |record: &mut Record| {
+            offers.iter().map(|offer| record.admit(&offer.revision, offer.retained, now)).collect::<Vec<_>>()
+        };
+        let recorded = shared
+            .ledger
+            .change(admit, |machine, record, admissions| {
+                machine.pushed(record, context.stagger, Instant::now());
+                admissions
+            })
+            .await;
+        // Not recorded: the agent ends, and the broker sends them again to the next one.
+        let Ok(admissions) = recorded else { return };
+        for (offer, admission) in offers.into_iter().zip(admissions) {
+            report::admitted(&app, &offer.revision, admission);
+            offer.receipt.recorded();
+        }
+        shared.changed.notify_one();
+    }
+}
+
 async fn work(shared: Arc<Shared>) {
     loop {
-        let next = shared.machine().next(Instant::now());
+        let next = shared.ledger.machine().next(Instant::now());
         let step = async {
             match next {
                 Next::Rest => shared.changed.notified().await,
@@ -172,10 +206,7 @@ async fn work(shared: Arc<Shared>) {
             turn = step => turn,
         };
         let Some((setup, turn)) = turn else { continue };
-        // Pushes may have come while the turn was awaited: the newest counts.
-        let attempt = shared.machine().begin(Instant::now());
-        let Some(attempt) = attempt else { continue };
-        let outcome = attempt_deploy(&shared, &setup, attempt).await;
+        let Some(outcome) = attempt(&shared, &setup).await else { continue };
         drop(turn);
         report::tell(&outcome, &setup.context, &shared.shutdown).await;
     }
@@ -183,25 +214,31 @@ async fn work(shared: Arc<Shared>) {
 
 async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
     let setup = shared.setup();
-    setup.context.gate.open().await;
+    if !shared.ledger.machine().resumes() {
+        setup.context.gate.open().await;
+    }
     let turn = setup.context.turns.take(&setup.app).await;
     (setup, turn)
 }
 
-async fn attempt_deploy(shared: &Shared, setup: &Setup, attempt: Attempt) -> Outcome {
+/// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:
+/// the newest counts.
+async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
+    let touches = setup.app.prepare.is_none();
+    let begun = shared.ledger.change(|record| record.begin(touches, SystemTime::now()), Machine::began).await;
+    let Ok(Some(attempt)) = begun else { return None };
     report::began(&setup.app, &attempt);
-    let outcome = deploy::deploy(&setup.app, &setup.context, attempt, &shared.shutdown).await;
-    let retry = shared.machine().end(ending_of(&outcome), Instant::now(), setup.policy());
-    report::ended(&outcome, retry);
-    outcome
-}
-
-fn ending_of(outcome: &Outcome) -> Ending {
-    match outcome.verdict {
-        Verdict::Deployed => Ending::Succeeded,
-        _ if outcome.touched => Ending::Failed,
-        _ => Ending::FailedUntouched,
-    }
+    let outcome = deploy::deploy(setup, &shared.ledger, attempt, &shared.shutdown).await;
+    let retries = setup.app.retries;
+    let ended = shared
+        .ledger
+        .change(|record| record.end(Entry::from(&outcome), retries), |machine, record, retry| {
+            machine.ended(record, retry, Instant::now())
+        })
+        .await;
+    // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
+    report::ended(&outcome, ended.ok().flatten());
+    Some(outcome)
 }
 
 /// This instance's share of the stagger, from 0 to all of it: the same at each start, other for each instance.
