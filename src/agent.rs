@@ -1,6 +1,6 @@
 //! Wires the parts together: connection → router → workers; reload; shutdown. Only this file knows them all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,16 @@ use tracing::{debug, info, warn};
 
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
-use crate::mqtt::{self, ConnectionState, Handle, Interest, Message, Messages};
+use crate::journal::{Record, Store};
+use crate::mqtt::{self, Ack, ConnectionState, Handle, Interest, Message, Messages};
 use crate::push::Headers;
+use crate::recovery;
 use crate::refs::RefMismatch;
 use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
-use crate::worker::{self, Context, Gate, Taken, Turns, Worker, Workers};
+use crate::worker::{self, Context, Gate, Offer, Receipt, Turns, Worker, Workers};
 
 /// What the agent uses of the world around it.
 pub struct Dependencies {
@@ -60,8 +62,10 @@ pub async fn run(
     mut reloads: mpsc::Receiver<Reload>,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    make_state_dir(&settings.state_dir)?;
-    let mut agent = Agent::start(settings, dependencies, shutdown.clone());
+    let store = Store::new(&settings.state_dir);
+    make_state_dir(&settings.state_dir, &store)?;
+    let records = recovery::recover(&store, &dependencies.manager).await;
+    let mut agent = Agent::start(settings, dependencies, records, shutdown.clone());
     agent.supervisor.ready();
     let mut heartbeat = Heartbeat::of(&agent.supervisor);
     loop {
@@ -88,8 +92,9 @@ pub async fn run(
     }
 }
 
-fn make_state_dir(path: &Path) -> Result<(), AgentError> {
-    fs::create_dir_all(path).map_err(|source| AgentError::StateDir { path: path.to_owned(), source })
+fn make_state_dir(path: &Path, store: &Store) -> Result<(), AgentError> {
+    let made = fs::create_dir_all(path).and_then(|()| store.create());
+    made.map_err(|source| AgentError::StateDir { path: path.to_owned(), source })
 }
 
 /// The watchdog's clock; silent where there is none.
@@ -177,7 +182,12 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(settings: Settings, dependencies: Dependencies, shutdown: CancellationToken) -> Self {
+    fn start(
+        settings: Settings,
+        dependencies: Dependencies,
+        records: Vec<Record>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let Dependencies { manager, runner, supervisor } = dependencies;
         let router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
         info!(
@@ -202,13 +212,17 @@ impl Agent {
             router,
             shutdown,
         };
-        agent.staff();
+        agent.staff(records);
         agent.tell_status();
         agent
     }
 
     /// Gives each app its worker, and takes them from apps that are gone.
-    fn staff(&mut self) {
+    ///
+    /// `records`: what an earlier agent left. What of it no longer fits is set aside, not revived later.
+    fn staff(&mut self, records: Vec<Record>) {
+        let mut records: HashMap<_, _> =
+            records.into_iter().map(|record| (record.app.clone(), record)).collect();
         let mut former = std::mem::take(&mut self.workers);
         for app in &self.settings.apps {
             let worker = match former.remove(&app.name) {
@@ -217,15 +231,42 @@ impl Agent {
                     worker
                 }
                 other => {
+                    let record = self.record_of(app, records.remove(&app.name), other.is_some());
                     self.retired.extend(other.inspect(Worker::retire));
-                    Worker::spawn(app.clone(), self.context.clone(), self.shutdown.clone())
+                    Worker::spawn(app.clone(), record, self.context.clone(), self.shutdown.clone())
                 }
             };
             self.workers.insert(app.name.clone(), worker);
         }
+        for app in former.keys().chain(records.keys()) {
+            self.set_aside(app, "removed");
+        }
         self.retired.extend(former.into_values().inspect(Worker::retire));
         self.retired.retain(|worker| !worker.has_ended());
         tokio::spawn(warn_about_services(self.context.manager.clone(), self.settings.apps.clone()));
+    }
+
+    /// The record that a new worker goes on with.
+    fn record_of(&self, app: &App, record: Option<Record>, replaces_worker: bool) -> Record {
+        match record {
+            Some(record) if record.repository == app.repo => record,
+            other => {
+                if other.is_some() || replaces_worker {
+                    self.set_aside(&app.name, "replaced");
+                }
+                Record::new(app)
+            }
+        }
+    }
+
+    fn set_aside(&self, app: &AppName, reason: &str) {
+        match self.context.store.set_app_aside(app, reason) {
+            Ok(file) => {
+                info!(%app, file = %file.display(), "record of an app that is no longer here set aside")
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%app, %error, "cannot set the record of a removed app aside"),
+        }
     }
 
     async fn reload(&mut self, reload: Reload) {
@@ -241,7 +282,7 @@ impl Agent {
         self.router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
         self.settings = settings;
         self.rejections = Throttle::new();
-        self.staff();
+        self.staff(Vec::new());
         if reconnect {
             let renewed = Connection::open(&self.settings, &self.router);
             let former = std::mem::replace(&mut self.connection, renewed);
@@ -287,9 +328,7 @@ impl Agent {
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
                 self.context.gate.pushed();
-                for (app, verdict) in verdicts {
-                    self.hand_on(&app, verdict, &revision);
-                }
+                return self.hand_on(&revision, verdicts, message.retain, message.ack);
             }
         }
         message.ack.acknowledge();
@@ -303,21 +342,24 @@ impl Agent {
         }
     }
 
-    fn hand_on(&mut self, app: &AppName, verdict: Verdict, revision: &Revision) {
-        let Some(worker) = self.workers.get(app) else { return };
-        match verdict {
-            Ok(()) => {
-                let already = worker.push(revision.clone()) == Taken::AlreadyDeployed;
-                let (r#ref, sha, delivery) = (&revision.git_ref, &revision.commit, &revision.delivery);
-                info!(%app, %r#ref, %sha, delivery, already_deployed = already, "push taken");
-            }
-            Err(why @ RefMismatch::NoDefaultBranch) => {
-                let key = (revision.repo.key(), "no default branch");
-                if let Some(unsaid) = self.rejections.pass(key, Instant::now()) {
-                    warn!(%app, %why, unsaid, "push ignored");
+    /// Gives the push to the worker of each app that it deploys; the last to record it acknowledges the message.
+    fn hand_on(&mut self, revision: &Revision, verdicts: Vec<(AppName, Verdict)>, retained: bool, ack: Ack) {
+        let mut takers = Vec::new();
+        for (app, verdict) in verdicts {
+            match verdict {
+                Ok(()) => takers.extend(self.workers.get(&app)),
+                Err(why @ RefMismatch::NoDefaultBranch) => {
+                    let key = (revision.repo.key(), "no default branch");
+                    if let Some(unsaid) = self.rejections.pass(key, Instant::now()) {
+                        warn!(%app, %why, unsaid, "push ignored");
+                    }
                 }
+                Err(why) => debug!(%app, r#ref = %revision.git_ref, %why, "push ignored"),
             }
-            Err(why) => debug!(%app, r#ref = %revision.git_ref, %why, "push ignored"),
+        }
+        let receipt = Receipt::new(ack, takers.len());
+        for worker in takers {
+            worker.offer(Offer { revision: revision.clone(), retained, receipt: receipt.clone() });
         }
     }
 
@@ -347,6 +389,7 @@ fn context(
         environment: settings.environment.clone(),
         stagger: worker::share_of(settings.stagger, &settings.mqtt.client_id),
         state_dir: settings.state_dir.clone(),
+        store: Store::new(&settings.state_dir),
         on_outcome: settings.on_outcome.clone(),
     }
 }

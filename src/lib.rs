@@ -30,6 +30,7 @@ pub mod journal;
 pub mod mqtt;
 pub mod outcome;
 pub mod push;
+pub mod recovery;
 pub mod refs;
 pub mod router;
 pub mod service;

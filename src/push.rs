@@ -179,9 +179,12 @@ fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError
     })))
 }
 
-/// A time in whole seconds, as GitHub counts; `None` when the clock cannot hold it.
+/// The last second of the year 9999: what is later has no RFC 3339 form.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// A time in whole seconds, as GitHub counts.
 fn seconds_since_epoch(seconds: u64) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    (seconds <= LAST_SECOND).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) enum Admission {
     /// It is new: it becomes the desired revision.
     Taken,
+    /// It is new, but its commit runs already.
+    AlreadyDeployed,
     /// It was delivered again on purpose while its deploy is failed: it is tried again.
     TriedAgain,
     /// It was taken before.
@@ -29,7 +31,8 @@ pub(crate) enum Admission {
 /// Decides. `retained`: the broker sends it on every subscription, so it says nothing about anyone's wish.
 pub(crate) fn admit(record: &Record, push: &Revision, retained: bool, now: SystemTime) -> Admission {
     if record.remembers(push) {
-        let failed = record.desired.as_ref().is_some_and(|desired| desired.failed && desired.revision.is(push));
+        let failed =
+            record.desired.as_ref().is_some_and(|desired| desired.failed && desired.revision.is(push));
         return if failed && !retained && record.redeliveries_since(now - HOUR) < REDELIVERIES {
             Admission::TriedAgain
         } else {

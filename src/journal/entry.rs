@@ -50,7 +50,12 @@ impl Entry {
     }
 
     /// A revision that is given up without an attempt.
-    pub(crate) fn without_attempt(outcome: Verdict, revision: &Revision, at: SystemTime, error: String) -> Self {
+    pub(crate) fn without_attempt(
+        outcome: Verdict,
+        revision: &Revision,
+        at: SystemTime,
+        error: String,
+    ) -> Self {
         Self {
             outcome,
             git_ref: revision.git_ref.clone(),

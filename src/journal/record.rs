@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Running;
 use crate::config::{App, AppName};
 use crate::github::RepoName;
 use crate::outcome::Verdict;
@@ -83,8 +82,6 @@ pub struct InProgress {
     pub started_at: SystemTime,
     /// Services were stopped, or are about to be.
     pub touched: bool,
-    /// The command that runs.
-    pub running: Option<Running>,
 }
 
 /// A push that was taken.
@@ -128,7 +125,11 @@ impl Record {
     pub(crate) fn admit(&mut self, push: &Revision, retained: bool, now: SystemTime) -> Admission {
         let admission = admission::admit(self, push, retained, now);
         match admission {
-            Admission::Taken => self.take(push, now),
+            Admission::Taken | Admission::AlreadyDeployed => {
+                self.take(push, now);
+                let runs = self.pending().is_none();
+                return if runs { Admission::AlreadyDeployed } else { Admission::Taken };
+            }
             Admission::TriedAgain => {
                 self.redeliveries.retain(|at| *at > now - admission::HOUR && *at <= now);
                 self.redeliveries.push(now);
@@ -149,7 +150,9 @@ impl Record {
         }
         let at = push.by_hand.as_ref().map(|made| made.at).or(date).unwrap_or(now);
         self.seen.push_back(Seen { identity: push.identity(), at });
-        if self.pending().is_some() && self.desired.as_ref().is_some_and(|desired| !self.is_deploying(&desired.revision)) {
+        if self.pending().is_some()
+            && self.desired.as_ref().is_some_and(|desired| !self.is_deploying(&desired.revision))
+        {
             self.superseded += 1;
         }
         self.desired = Some(Desired::new(push.clone()));
@@ -171,8 +174,7 @@ impl Record {
         let revision = self.pending()?.clone();
         let desired = self.desired.as_mut()?;
         desired.attempts += 1;
-        let attempt =
-            InProgress { revision, number: desired.attempts, started_at: now, touched: false, running: None };
+        let attempt = InProgress { revision, number: desired.attempts, started_at: now, touched: false };
         self.attempt = Some(attempt.clone());
         if touches {
             self.touch();
@@ -188,13 +190,6 @@ impl Record {
         }
     }
 
-    /// A command of the attempt runs, or has ended.
-    pub(crate) fn set_running(&mut self, running: Option<Running>) {
-        if let Some(attempt) = &mut self.attempt {
-            attempt.running = running;
-        }
-    }
-
     /// The attempt has ended. `retries`: how often a failed one is tried again. Says whether it will be.
     pub(crate) fn end(&mut self, entry: Entry, retries: u32) -> bool {
         let verdict = entry.outcome;
@@ -205,7 +200,9 @@ impl Record {
             self.last_good = Some(attempt.revision.clone());
         }
         // A newer push came meanwhile: the attempt says nothing about it.
-        let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) else { return false };
+        let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) else {
+            return false;
+        };
         match verdict {
             Verdict::Deployed => desired.again = false,
             Verdict::Interrupted => desired.interrupt(),

@@ -31,11 +31,16 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 pub(crate) mod optional {
     use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime, Text};
 
-    pub(crate) fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        time: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         time.map(Text).serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
         Ok(Option::<Text>::deserialize(deserializer)?.map(|text| text.0))
     }
 }
@@ -47,7 +52,9 @@ pub(super) mod list {
         serializer.collect_seq(times.iter().copied().map(Text))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SystemTime>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<SystemTime>, D::Error> {
         Ok(Vec::<Text>::deserialize(deserializer)?.into_iter().map(|text| text.0).collect())
     }
 }

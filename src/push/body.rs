@@ -77,8 +77,9 @@ pub(super) struct Made {
 
 impl Made {
     pub(super) fn check(self) -> Result<ByHand, DecodeError> {
-        let well_formed =
-            |id: &String| (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let well_formed = |id: &String| {
+            (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
         let id = self.id.filter(well_formed).ok_or(DecodeError::ByHand)?;
         let at = self.time.and_then(seconds_since_epoch).ok_or(DecodeError::ByHand)?;
         Ok(ByHand { id, at, again: self.again })

@@ -87,7 +87,8 @@ impl Deploy<'_> {
             return;
         }
         // Before the first stop, what is deployed must be forgotten; and nothing is stopped for a while only.
-        if self.shutdown.is_cancelled() || self.ledger.change(Record::touch, Machine::touched).await.is_err() {
+        if self.shutdown.is_cancelled() || self.ledger.change(Record::touch, Machine::touched).await.is_err()
+        {
             self.cut_short = true;
             return;
         }

@@ -83,6 +83,8 @@ impl Ledger {
 
     async fn try_write(&self, record: Record) -> std::io::Result<()> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.write(&record)).await.unwrap_or_else(|panic| Err(panic.into()))
+        tokio::task::spawn_blocking(move || store.write(&record))
+            .await
+            .unwrap_or_else(|panic| Err(panic.into()))
     }
 }

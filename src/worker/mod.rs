@@ -27,8 +27,8 @@ use crate::service::ServiceManager;
 pub use gate::Gate;
 pub use turns::Turns;
 
-pub(crate) use inbox::Receipt;
 use inbox::Inbox;
+pub(crate) use inbox::Receipt;
 use ledger::Ledger;
 use machine::{Machine, Next};
 
@@ -90,7 +90,12 @@ struct Shared {
 
 impl Worker {
     /// Goes on where `record` says that an earlier agent stopped.
-    pub(crate) fn spawn(app: Arc<App>, record: Record, context: Arc<Context>, shutdown: CancellationToken) -> Self {
+    pub(crate) fn spawn(
+        app: Arc<App>,
+        record: Record,
+        context: Arc<Context>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let shared = Arc::new(Shared {
             ledger: Ledger::new(context.store.clone(), record, shutdown.clone()),
             setup: Mutex::new(Setup { app, context }),
@@ -120,7 +125,8 @@ impl Worker {
         let shared = self.shared.clone();
         *lock(&shared.setup) = Setup { app: app.clone(), context };
         tokio::spawn(async move {
-            let fitted = shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
+            let fitted =
+                shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
             if let Ok(Some(dropped)) = fitted {
                 report::dropped(&app, &dropped);
             }
@@ -232,9 +238,10 @@ async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
     let retries = setup.app.retries;
     let ended = shared
         .ledger
-        .change(|record| record.end(Entry::from(&outcome), retries), |machine, record, retry| {
-            machine.ended(record, retry, Instant::now())
-        })
+        .change(
+            |record| record.end(Entry::from(&outcome), retries),
+            |machine, record, retry| machine.ended(record, retry, Instant::now()),
+        )
         .await;
     // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
     report::ended(&outcome, ended.ok().flatten());

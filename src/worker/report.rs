@@ -3,18 +3,39 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::command::Stop;
 use crate::config::App;
 use crate::handover;
+use crate::journal::{Admission, InProgress};
 use crate::outcome::{Outcome, Verdict};
+use crate::router::Revision;
 
 use super::Context;
 use super::deploy::SHUTDOWN_GRACE;
-use super::machine::Attempt;
 
-pub(super) fn began(app: &App, attempt: &Attempt) {
+pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
+    let (app, r#ref, sha, delivery) = (&app.name, &push.git_ref, &push.commit, &push.delivery);
+    match admission {
+        Admission::Taken => info!(%app, %r#ref, %sha, delivery, "push taken"),
+        Admission::AlreadyDeployed => {
+            info!(%app, %r#ref, %sha, delivery, "push taken: its commit runs already")
+        }
+        Admission::TriedAgain => {
+            info!(%app, %r#ref, %sha, delivery, "push delivered again: its failed deploy is tried again")
+        }
+        Admission::Duplicate => debug!(%app, %r#ref, %sha, delivery, "push ignored: it was taken before"),
+        Admission::Stale => info!(%app, %r#ref, %sha, delivery, "push ignored: a newer one was taken"),
+    }
+}
+
+pub(super) fn dropped(app: &App, revision: &Revision) {
+    let (app, r#ref, sha) = (&app.name, &revision.git_ref, &revision.commit);
+    warn!(%app, %r#ref, %sha, "pending push dropped: the configuration no longer has its ref");
+}
+
+pub(super) fn began(app: &App, attempt: &InProgress) {
     let revision = &attempt.revision;
     info!(
         app = %app.name,
@@ -22,7 +43,6 @@ pub(super) fn began(app: &App, attempt: &Attempt) {
         r#ref = %revision.git_ref,
         sha = %revision.commit,
         attempt = attempt.number,
-        superseded = attempt.superseded,
         "deploy began"
     );
 }
@@ -34,7 +54,10 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
         error!(%app, %sha, step, error = failure.error, "step failed as well");
     }
     match (outcome.verdict, outcome.cause()) {
-        (Verdict::Deployed, _) | (_, None) => info!(%app, %sha, ?took, "deployed"),
+        (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, ?took, "deployed"),
+        (_, None) => {
+            warn!(%app, %sha, ?took, "deploy interrupted by shutdown: it begins again at the next start")
+        }
         (Verdict::Interrupted, Some(cause)) => {
             warn!(%app, %sha, step = cause.step.as_str(), error = cause.error, ?took, "deploy interrupted by shutdown");
         }

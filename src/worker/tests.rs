@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::outcome::Verdict;
 use crate::refs::{Branches, RefRules};
 use crate::service::{Answer, Limits, ServiceError, ServiceName, Status};
 
@@ -119,6 +120,7 @@ fn revision(digit: char) -> Revision {
         before: None,
         commit: digit.to_string().repeat(40).parse().unwrap(),
         pushed_at: None,
+        by_hand: None,
         delivery: None,
     }
 }
@@ -127,6 +129,8 @@ struct Bench {
     fake: Arc<Fake>,
     context: Context,
     shutdown: CancellationToken,
+    /// The last deploy forgot what is deployed, as it must before it stops anything.
+    touched: Mutex<bool>,
     _state: tempfile::TempDir,
 }
 
@@ -142,25 +146,48 @@ impl Bench {
             environment: None,
             stagger: Duration::ZERO,
             state_dir: state.path().to_owned(),
+            store: Store::new(state.path()),
             on_outcome: None,
         };
-        Self { fake, context, shutdown: CancellationToken::new(), _state: state }
+        context.store.create().unwrap();
+        Self { fake, context, shutdown: CancellationToken::new(), touched: Mutex::default(), _state: state }
     }
 
+    /// Deploys b where a ran.
     async fn deploy(&self, app: &App) -> Outcome {
-        let attempt =
-            Attempt { revision: revision('b'), previous: Some(revision('a')), number: 1, superseded: 0 };
-        deploy::deploy(app, &self.context, attempt, &self.shutdown).await
+        let now = SystemTime::now();
+        let mut record = Record::new(app);
+        for digit in ['a', 'b'] {
+            record.admit(&revision(digit), false, now);
+            if digit == 'a' {
+                let ran = record.begin(true, now).unwrap().revision;
+                record.end(Entry::without_attempt(Verdict::Deployed, &ran, now, String::new()), 0);
+            }
+        }
+        let attempt = record.begin(app.prepare.is_none(), now).unwrap();
+        let ledger = Ledger::new(self.context.store.clone(), record, self.shutdown.clone());
+        let setup = Setup { app: Arc::new(app.clone()), context: Arc::new(self.context.clone()) };
+        let outcome = deploy::deploy(&setup, &ledger, attempt, &self.shutdown).await;
+        let touched = ledger.machine().record().deployed.is_none();
+        *self.touched.lock().unwrap() = touched;
+        outcome
     }
 
     fn worker(&self, app: App) -> Worker {
-        Worker::spawn(Arc::new(app), Arc::new(self.context.clone()), self.shutdown.clone())
+        let record = Record::new(&app);
+        Worker::spawn(Arc::new(app), record, Arc::new(self.context.clone()), self.shutdown.clone())
+    }
+
+    fn failed(&self, outcome: &Outcome) -> (Vec<&'static str>, bool) {
+        let steps = outcome.failures.iter().map(|failure| failure.step.as_str()).collect();
+        (steps, *self.touched.lock().unwrap())
     }
 }
 
-/// The steps that failed, and whether anything was touched.
-fn failed(outcome: &Outcome) -> (Vec<&'static str>, bool) {
-    (outcome.failures.iter().map(|failure| failure.step.as_str()).collect(), outcome.touched)
+/// Hands the worker a push, as the agent does.
+fn push(worker: &Worker, digit: char) {
+    let receipt = Receipt::new(crate::mqtt::Ack::none(), 1);
+    worker.offer(Offer { revision: revision(digit), retained: false, receipt });
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +206,7 @@ async fn a_failed_prepare_touches_nothing() {
     let bench = Bench::new(Fake::default());
     let app = App { prepare: Some(shell("echo no network; exit 3")), ..app(&["api"]) };
     let outcome = bench.deploy(&app).await;
-    assert_eq!(failed(&outcome), (vec!["prepare"], false));
+    assert_eq!(bench.failed(&outcome), (vec!["prepare"], false));
     let cause = outcome.cause().unwrap();
     assert_eq!((cause.exit_code, cause.output.as_slice()), (Some(3), &["no network".to_owned()][..]));
     assert!(bench.fake.calls().is_empty());
@@ -191,7 +218,7 @@ async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
     let marker = bench.context.state_dir.join("updated");
     let app = App { update: Some(shell(&format!("touch {}", marker.display()))), ..app(&["proxy", "api"]) };
     let outcome = bench.deploy(&app).await;
-    assert_eq!(failed(&outcome), (vec!["stop"], true));
+    assert_eq!(bench.failed(&outcome), (vec!["stop"], true));
     assert_eq!(outcome.cause().unwrap().output, ["it said why"]);
     assert_eq!(
         bench.fake.calls(),
@@ -211,7 +238,7 @@ async fn when_the_update_fails_the_previous_revision_is_started() {
         ..app(&["api"])
     };
     let outcome = bench.deploy(&app).await;
-    assert_eq!(failed(&outcome), (vec!["update"], true));
+    assert_eq!(bench.failed(&outcome), (vec!["update"], true));
     assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
 }
 
@@ -220,7 +247,7 @@ async fn when_a_start_fails_the_others_are_started_all_the_same() {
     let fake = Fake::failing(&["start proxy"]).looking("proxy", &[Status::Failed("exit-code".into())]);
     let bench = Bench::new(fake);
     let outcome = bench.deploy(&app(&["proxy", "api"])).await;
-    assert_eq!(failed(&outcome), (vec!["start", "verify"], true));
+    assert_eq!(bench.failed(&outcome), (vec!["start", "verify"], true));
     assert_eq!(bench.fake.calls(), ["stop api", "stop proxy", "start proxy b", "start api b"]);
 }
 
@@ -230,7 +257,7 @@ async fn a_step_that_hangs_is_given_up_at_its_limit() {
     let app = App { stop_timeout: Some(Duration::from_secs(60)), ..app(&["api"]) };
     let clock = Instant::now();
     let outcome = bench.deploy(&app).await;
-    assert_eq!(failed(&outcome), (vec!["stop"], true));
+    assert_eq!(bench.failed(&outcome), (vec!["stop"], true));
     assert!(outcome.cause().unwrap().error.contains("took longer than 1m"), "{outcome:?}");
     assert_eq!(clock.elapsed(), Duration::from_secs(62));
     assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
@@ -256,7 +283,7 @@ async fn verification_compares_incarnations_after_settling() {
         match expected {
             Ok(()) => assert_eq!(outcome.verdict, Verdict::Deployed, "{looks:?}: {outcome:?}"),
             Err(part) => {
-                assert_eq!(failed(&outcome), (vec!["verify"], true), "{looks:?}");
+                assert_eq!(bench.failed(&outcome), (vec!["verify"], true), "{looks:?}");
                 assert!(outcome.cause().unwrap().error.contains(part), "{looks:?}: {outcome:?}");
             }
         }
@@ -272,28 +299,41 @@ async fn the_check_decides_last_and_does_not_stop_the_service() {
         ..app(&["api"])
     };
     let outcome = bench.deploy(&app).await;
-    assert_eq!(failed(&outcome), (vec!["check"], true));
+    assert_eq!(bench.failed(&outcome), (vec!["check"], true));
     assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_the_settling_but_not_the_start() {
+    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let app = App { stop_timeout: Some(Duration::from_secs(30)), ..app(&["api"]) };
+    let clock = Instant::now();
+    let shut_down = async {
+        bench.fake.until_called("stop api").await;
+        bench.shutdown.cancel();
+    };
+    let (outcome, ()) = tokio::join!(bench.deploy(&app), shut_down);
+    assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
+    assert_eq!((outcome.verdict, clock.elapsed()), (Verdict::Interrupted, Duration::from_secs(30)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_agent_is_ending_nothing_is_stopped() {
     let bench = Bench::new(Fake::default());
     bench.shutdown.cancel();
-    let clock = Instant::now();
     let outcome = bench.deploy(&app(&["api"])).await;
-    assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
-    assert_eq!((outcome.verdict, clock.elapsed()), (Verdict::Deployed, Duration::ZERO));
+    assert_eq!(outcome.verdict, Verdict::Interrupted);
+    assert!(bench.fake.calls().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
     let bench = Bench::new(Fake::default());
     let worker = bench.worker(app(&["api"]));
-    worker.push(revision('a'));
+    push(&worker, 'a');
     bench.fake.until_called("start api a").await;
     for digit in ['b', 'c', 'd'] {
-        worker.push(revision(digit));
+        push(&worker, digit);
     }
     bench.fake.until_called("start api d").await;
     assert_eq!(bench.fake.calls(), ["stop api", "start api a", "stop api", "start api d"]);
@@ -309,9 +349,9 @@ async fn apps_that_share_a_service_take_turns() {
     let second =
         App { name: "two".parse().unwrap(), start_timeout: limit, ..app(&["other", "shared.service"]) };
     let second = bench.worker(second);
-    first.push(revision('a'));
+    push(&first, 'a');
     bench.fake.until_called("start shared a").await;
-    second.push(revision('b'));
+    push(&second, 'b');
     bench.fake.until_called("start shared.service b").await;
     let calls = bench.fake.calls();
     assert_eq!(calls[..2], ["stop shared", "start shared a"], "{calls:?}");
@@ -331,9 +371,9 @@ async fn no_more_apps_than_max_parallel_deploy_at_a_time() {
         ..app(&[name])
     };
     let (one, two) = (bench.worker(named("one")), bench.worker(named("two")));
-    one.push(revision('a'));
+    push(&one, 'a');
     bench.fake.until_called("stop one").await;
-    two.push(revision('b'));
+    push(&two, 'b');
     bench.fake.until_called("start two b").await;
     let calls = bench.fake.calls();
     assert_eq!(calls, ["stop one", "start one", "stop two", "start two b"]);
@@ -347,7 +387,7 @@ async fn a_retired_worker_begins_nothing_new() {
     let mut bench = Bench::new(Fake::default());
     bench.context.stagger = Duration::from_secs(60);
     let worker = bench.worker(app(&["api"]));
-    worker.push(revision('a'));
+    push(&worker, 'a');
     worker.retire();
     worker.ended().await;
     assert!(bench.fake.calls().is_empty());
