@@ -44,7 +44,7 @@ impl Mix {
     fn message(&self, n: usize) -> Outgoing {
         const API: &str = "github/acme/api";
         match n % 20 {
-            0 if n % 400 == 0 => Outgoing::new("github/acme/other", &*self.large_of_other),
+            0 if n.is_multiple_of(400) => Outgoing::new("github/acme/other", &*self.large_of_other),
             0 if n % 400 == 200 => Outgoing::new(API, &*self.large),
             0 => Outgoing::new(API, &*self.other_branch),
             1 => Outgoing::new(API, &*self.deleted).header("X-GitHub-Event", "push"),

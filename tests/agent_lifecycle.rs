@@ -56,7 +56,7 @@ fn time(event: &Value) -> SystemTime {
 /// The agent was subscribed within 2 s of the attempt that it had announced last.
 fn assert_subscribed_in_time(agent: &Agent, subscribed: &Value) {
     let down = |event: &Value| event["retry_in"].is_string() && time(event) < time(subscribed);
-    let last = agent.log().into_iter().filter(down).next_back().expect("never down");
+    let last = agent.log().into_iter().rfind(down).expect("never down");
     let attempt = time(&last) + humantime::parse_duration(last["retry_in"].as_str().unwrap()).unwrap();
     let late = time(subscribed).duration_since(attempt).unwrap_or_default();
     assert!(late < Duration::from_secs(2), "{late:?} after the attempt\n{}", agent.report());

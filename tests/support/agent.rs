@@ -20,10 +20,15 @@ use tempfile::TempDir;
 use super::{LOOK, Mosquitto, PATIENCE};
 
 /// Plays the service manager and all commands: `do WHAT NAME` notes that it ran, and with which commit. A FIFO
-/// `hold.WHAT.NAME` holds it up until a test writes to it; a file `fail.WHAT.NAME` makes it print that and fail.
+/// `hold.WHAT.NAME` holds it up until a test writes to it; a file `fail.WHAT.NAME` makes it print that and fail; a
+/// service with a file `dies.NAME` is down once it has been seen up.
 const DO: &str = r#"#!/bin/sh
 here=${0%/*}
-if [ "$1" = status ]; then exec test -e "$here/up.$2"; fi
+if [ "$1" = status ]; then
+  test -e "$here/up.$2" || exit 3
+  if [ -e "$here/dies.$2" ]; then rm -f "$here/up.$2"; fi
+  exit 0
+fi
 env > "$here/env.$1.$2.new" && mv "$here/env.$1.$2.new" "$here/env.$1.$2"
 printf '%s %s%.8s\n' "$1" "$2" "${GITHUB_SHA:+ $GITHUB_SHA}" >> "$here/events"
 if [ -p "$here/hold.$1.$2" ]; then read -r _ < "$here/hold.$1.$2"; fi
