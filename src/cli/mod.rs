@@ -5,6 +5,7 @@ mod exec_as;
 mod exit;
 mod log;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,10 @@ enum Command {
     Run(RunArgs),
     /// Validate the configuration as `run` would, and show every setting and where it came from
     Check(check::CheckArgs),
+    /// Show what is deployed, pending and failed, whether or not the agent runs
+    Status(status::StatusArgs),
+    /// Show the last outcomes of one app, or of all
+    History(status::HistoryArgs),
     /// Become a user, then run a command: how `run` carries out commands with a `user`
     #[command(hide = true)]
     ExecAs(exec_as::ExecAsArgs),
@@ -78,6 +83,8 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args.config.into_request(), &args.log),
         Command::Check(args) => check::check(args),
+        Command::Status(args) => status::status(args),
+        Command::History(args) => status::history(args),
         Command::ExecAs(args) => exec_as::exec_as(&args),
     }
 }

@@ -163,3 +163,11 @@ pub struct Loaded {
 pub fn load(request: &Request, host: &Host) -> Result<Option<Loaded>, ConfigErrors> {
     source::read(request)?.map(|sources| validate::settings(sources, host)).transpose()
 }
+
+/// The state directory that the sources name, even where they are invalid in other ways; else the default.
+pub fn state_dir(request: &Request) -> PathBuf {
+    let sources = source::read(request).ok().flatten();
+    let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
+    let path = named.and_then(|named| values::path(&named.value).ok());
+    path.unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
+}

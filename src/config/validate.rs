@@ -18,7 +18,7 @@ use super::{Host, Loaded, Settings, Subscribe};
 const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
-const STATE_DIR: &str = "/var/lib/instance-agent";
+pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
 pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();

@@ -48,30 +48,37 @@ pub(super) fn began(app: &App, attempt: &InProgress) {
 }
 
 pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
-    let (app, sha, took) = (&outcome.app, &outcome.revision.commit, outcome.duration);
+    let (app, sha, took) = (&outcome.app, &outcome.revision.commit, readable(outcome.duration));
+    let retry_in = retry.map(readable);
     for failure in outcome.failures.iter().skip(1) {
         let step = failure.step.as_str();
         error!(%app, %sha, step, error = failure.error, "step failed as well");
     }
     match (outcome.verdict, outcome.cause()) {
-        (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, ?took, "deployed"),
+        (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, took, "deployed"),
         (_, None) => {
-            warn!(%app, %sha, ?took, "deploy interrupted by shutdown: it begins again at the next start")
+            warn!(%app, %sha, took, "deploy interrupted by shutdown: it begins again at the next start");
         }
         (Verdict::Interrupted, Some(cause)) => {
-            warn!(%app, %sha, step = cause.step.as_str(), error = cause.error, ?took, "deploy interrupted by shutdown");
+            warn!(%app, %sha, step = cause.step.as_str(), error = cause.error, took, "deploy interrupted by shutdown");
         }
         (Verdict::Failed, Some(cause)) => {
             let output = cause.output.join(" | ");
             let (step, error) = (cause.step.as_str(), &cause.error);
-            match retry {
-                Some(retry_in) => error!(%app, %sha, step, error, output, ?took, ?retry_in, "deploy failed"),
+            match retry_in {
+                Some(retry_in) => error!(%app, %sha, step, error, output, took, retry_in, "deploy failed"),
                 None => {
-                    error!(%app, %sha, step, error, output, ?took, "deploy failed: waiting for a new push");
+                    error!(%app, %sha, step, error, output, took, "deploy failed: waiting for a new push");
                 }
             }
         }
     }
+}
+
+/// Whole milliseconds, for nobody reads nanoseconds.
+fn readable(duration: Duration) -> String {
+    let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(whole)).to_string()
 }
 
 /// Runs `on_outcome`, whose failure changes nothing.

@@ -1,6 +1,10 @@
 //! What tests of several kinds need: a broker of their own, and the lines that were logged.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agent;
+pub mod payload;
+pub mod publisher;
+
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -32,12 +36,25 @@ impl Mosquitto {
 
     /// Adds these lines to the configuration, after its listener. They may name files made in the directory.
     pub fn configured(lines: impl FnOnce(&Path) -> String) -> Self {
+        let general = |path: &str| {
+            format!(
+                "user root\npersistence true\npersistence_location {path}/\nautosave_on_changes true\n\
+                 autosave_interval 1\nlog_dest file {path}/log\nlog_type all\n"
+            )
+        };
+        Self::with(general, lines)
+    }
+
+    /// For very many messages: writes nothing down, and drops nothing.
+    pub fn fast() -> Self {
+        let general =
+            |path: &str| format!("user root\npersistence false\nlog_dest file {path}/log\nlog_type all\n");
+        Self::with(general, |_| "allow_anonymous true\nmax_queued_messages 0".to_owned())
+    }
+
+    fn with(general: impl FnOnce(&str) -> String, lines: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().display().to_string();
-        let general = format!(
-            "user root\npersistence true\npersistence_location {path}/\nautosave_on_changes true\n\
-             autosave_interval 1\nlog_dest file {path}/log\nlog_type all\n"
-        );
+        let general = general(&directory.path().display().to_string());
         let lines = lines(directory.path());
         let mut broker = Self { directory, port: 0, child: None };
         // The port may be gone again by the time mosquitto wants it.
