@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
-use crate::journal::{Record, Store};
+use crate::journal::{Record, Session, SessionFile, Store};
 use crate::mqtt::{self, Ack, ConnectionState, Handle, Interest, Message, Messages};
 use crate::push::Headers;
 use crate::recovery;
@@ -76,6 +76,7 @@ pub async fn run(
             () = heartbeat.beat() => agent.supervisor.alive(),
             heard = agent.connection.next() => match heard {
                 Heard::State => agent.connection_changed(),
+                Heard::HeldFilters => agent.remember_filters(),
                 Heard::Message(message) => agent.handle(message),
             },
         }
@@ -124,6 +125,7 @@ struct Connection {
     handle: Handle,
     messages: Messages,
     state: watch::Receiver<ConnectionState>,
+    held_filters: watch::Receiver<BTreeSet<String>>,
     interest: watch::Sender<Arc<Interest>>,
     up: bool,
 }
@@ -131,15 +133,18 @@ struct Connection {
 /// What the connection has to say.
 enum Heard {
     State,
+    HeldFilters,
     Message(Message),
 }
 
 impl Connection {
     fn open(settings: &Settings, router: &Arc<Router>) -> Self {
         let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
-        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, BTreeSet::new());
-        let state = handle.state();
-        Self { handle, messages, state, interest, up: false }
+        let session = SessionFile::new(&settings.state_dir);
+        let held = session.filters(&settings.mqtt.broker(), &settings.mqtt.client_id);
+        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, held);
+        let (state, held_filters) = (handle.state(), handle.held_filters());
+        Self { handle, messages, state, held_filters, interest, up: false }
     }
 
     async fn next(&mut self) -> Heard {
@@ -147,6 +152,7 @@ impl Connection {
             // First, so that what a new connection brings is met by a closed gate.
             biased;
             Ok(()) = self.state.changed() => Heard::State,
+            Ok(()) = self.held_filters.changed() => Heard::HeldFilters,
             Some(message) = self.messages.recv() => Heard::Message(message),
             // The polling task has ended, which it does only when it is told to.
             else => std::future::pending().await,
@@ -300,6 +306,17 @@ impl Agent {
             self.context.gate.connected();
         }
         self.tell_status();
+    }
+
+    /// So that the next agent can remove those that it no longer wants.
+    fn remember_filters(&mut self) {
+        let filters = self.connection.held_filters.borrow_and_update().clone();
+        let (broker, client_id) = (self.settings.mqtt.broker(), self.settings.mqtt.client_id.clone());
+        let file = SessionFile::new(&self.settings.state_dir);
+        // Rare and small, so it may be written here; and in their order.
+        if let Err(error) = file.write(&Session { broker, client_id, filters }) {
+            warn!(file = %file.path().display(), %error, "cannot remember the subscriptions");
+        }
     }
 
     fn tell_status(&self) {

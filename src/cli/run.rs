@@ -13,6 +13,8 @@ use tracing::{error, info, warn};
 use crate::agent::{self, Dependencies, Reload};
 use crate::command::Runner;
 use crate::config::{self, ConfigErrors, DEFAULT_FILE, Host, Loaded, Request};
+use crate::journal::{Record, Store};
+use crate::recovery;
 use crate::service::{self, DetectionRoot};
 use crate::supervisor::Supervisor;
 
@@ -27,6 +29,7 @@ pub(super) fn run(request: Request, log: &LogArgs) -> ExitCode {
         Ok(None) => return unconfigured(),
         Err(errors) => {
             log_errors(&errors, "invalid configuration");
+            rescue(&request);
             return ExitCode::from(exit::CONFIG);
         }
     };
@@ -35,6 +38,33 @@ pub(super) fn run(request: Request, log: &LogArgs) -> ExitCode {
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
     runtime.block_on(serve(request, host, loaded))
+}
+
+/// Services that an interrupted deploy had stopped are started even though the configuration is invalid.
+fn rescue(request: &Request) {
+    let store = Store::new(&config::state_dir(request));
+    let interrupted = |records: &[Record]| {
+        records.iter().any(|record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched))
+    };
+    if !store.read_all().is_ok_and(|(records, _)| interrupted(&records)) {
+        return;
+    }
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(problem) => {
+            error!("cannot start the services that an interrupted deploy had stopped: {problem}");
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let choice = config::service_manager(request);
+        match service::detect(&choice, &DetectionRoot::default()).await {
+            Ok(manager) => drop(recovery::recover(&store, &manager).await),
+            Err(problem) => {
+                error!("cannot start the services that an interrupted deploy had stopped: {problem}")
+            }
+        }
+    });
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.

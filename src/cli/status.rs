@@ -195,7 +195,8 @@ fn last_outcome(entry: &Entry) -> String {
 fn history_table(entries: &[AppEntry<'_>]) -> Table {
     let mut table = Table::new(&["TIME", "APP", "OUTCOME", "REF", "COMMIT", "ATTEMPT", "TOOK", "WHY"]);
     for AppEntry { app, entry } in entries {
-        let took = entry.duration_ms.map(|ms| humantime::format_duration(Duration::from_millis(ms)).to_string());
+        let took =
+            entry.duration_ms.map(|ms| humantime::format_duration(Duration::from_millis(ms)).to_string());
         let why = match (&entry.step, &entry.error) {
             (Some(step), Some(error)) => format!("{step}: {error}"),
             (_, error) => error.clone().unwrap_or_default(),
@@ -274,11 +275,13 @@ impl Table {
 
     fn write_to(&self, out: &mut impl Write, colour: bool) -> io::Result<()> {
         let widest = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+            let cells =
+                self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
             cells.chain(self.head.get(column).map(|head| head.len())).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.head.len()).map(widest).collect();
-        let heads: Vec<String> = self.head.iter().zip(&widths).map(|(head, width)| format!("{head:width$}")).collect();
+        let heads: Vec<String> =
+            self.head.iter().zip(&widths).map(|(head, width)| format!("{head:width$}")).collect();
         writeln!(out, "{}", heads.join("  ").trim_end())?;
         for row in &self.rows {
             let cells = row.iter().zip(&widths).map(|(cell, width)| painted(cell, *width, colour));
@@ -349,7 +352,10 @@ mod tests {
         let plain = table_of(&records, false);
         let lines: Vec<&str> = plain.lines().collect();
         assert_eq!(lines[0], "APP          STATE    DEPLOYED  DESIRED       LAST OUTCOME");
-        assert_eq!(lines[1], "a-long-name  failed   -         main bbbbbbb  1970-01-01T00:00:00Z failed: no space left");
+        assert_eq!(
+            lines[1],
+            "a-long-name  failed   -         main bbbbbbb  1970-01-01T00:00:00Z failed: no space left"
+        );
         assert_eq!(lines[2], "api          pending  -         main bbbbbbb");
         assert!(table_of(&records, true).contains("\x1b[31mfailed "));
     }

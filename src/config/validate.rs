@@ -174,7 +174,10 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
     }
 }
 
-fn service_manager(checker: &mut Checker, field: Option<Placed<ManagerFragment>>) -> Option<ManagerChoice> {
+pub(super) fn service_manager(
+    checker: &mut Checker,
+    field: Option<Placed<ManagerFragment>>,
+) -> Option<ManagerChoice> {
     let name = match field {
         Some(Placed { value: ManagerFragment::Custom(custom), place }) => {
             return custom_manager(checker, &place, *custom).map(ManagerChoice::Custom);

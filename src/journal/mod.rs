@@ -3,11 +3,13 @@
 mod admission;
 mod entry;
 mod record;
+mod session;
 mod store;
 pub(crate) mod time;
 
 pub(crate) use admission::Admission;
 pub use entry::Entry;
 pub use record::{Desired, InProgress, Record};
+pub use session::{Session, SessionFile};
 pub use store::{ReadError, Store};
 pub(crate) use time::optional as optional_time;

@@ -79,19 +79,11 @@ impl Store {
         Ok((records, errors))
     }
 
-    /// Replaces an app's record: after a crash at any moment, the old or the new one is there.
+    /// Replaces an app's record.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        let file = self.file(&record.app);
-        let temporary = file.with_added_extension("new");
         let mut text = serde_json::to_vec_pretty(record)?;
         text.push(b'\n');
-        // Readable by the group, for `status`; the directory decides which group that is.
-        let mut options = OpenOptions::new();
-        let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
-        new.write_all(&text)?;
-        new.sync_all()?;
-        fs::rename(&temporary, &file)?;
-        File::open(&self.dir)?.sync_all()
+        replace(&self.file(&record.app), &text)
     }
 
     /// Puts a file out of the way under a name that is not read, and says which.
@@ -113,6 +105,20 @@ impl Store {
     }
 }
 
+/// Replaces a file: after a crash at any moment, the old or the new content is there, and once this has returned, the
+/// new.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let temporary = path.with_added_extension("new");
+    // Readable by the group, for `status`; the directory decides which group that is.
+    let mut options = OpenOptions::new();
+    let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
+    new.write_all(content)?;
+    new.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(dir)?.sync_all()
+}
+
 fn read(path: &Path) -> Result<Record, ReadError> {
     let damaged = |problem: String| ReadError::Damaged { path: path.to_owned(), problem };
     let text = fs::read(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
@@ -124,4 +130,122 @@ fn read(path: &Path) -> Result<Record, ReadError> {
         return Err(damaged(format!("it is about the app {}", record.app)));
     }
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        store.create().unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let (_dir, store) = store();
+        let record = Record::for_test("api", "o/r");
+        store.write(&record).unwrap();
+        store.write(&record).unwrap();
+        let (records, errors) = store.read_all().unwrap();
+        assert_eq!(records, [record]);
+        assert!(errors.is_empty());
+    }
+
+    #[test]
+    fn a_missing_directory_holds_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, errors) = Store::new(&dir.path().join("none")).read_all().unwrap();
+        assert!(records.is_empty() && errors.is_empty());
+    }
+
+    #[test]
+    fn every_cut_and_every_broken_byte_is_noticed_or_harmless() {
+        let (_dir, store) = store();
+        let record = Record::for_test("api", "o/r");
+        store.write(&record).unwrap();
+        let file = store.file(&record.app);
+        let whole = fs::read(&file).unwrap();
+        // The last byte is the newline after the document.
+        for cut in 0..whole.len() - 1 {
+            fs::write(&file, &whole[..cut]).unwrap();
+            let (records, errors) = store.read_all().unwrap();
+            assert!(records.is_empty(), "cut at {cut}");
+            assert!(matches!(errors[..], [ReadError::Damaged { .. }]), "cut at {cut}: {errors:?}");
+        }
+        for at in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] = b'\xff';
+            fs::write(&file, &broken).unwrap();
+            store.read_all().unwrap();
+        }
+    }
+
+    #[test]
+    fn another_format_and_another_apps_record_are_not_taken_for_ours() {
+        let (_dir, store) = store();
+        let mut record = Record::for_test("api", "o/r");
+        record.version = 2;
+        store.write(&record).unwrap();
+        let (records, errors) = store.read_all().unwrap();
+        assert!(records.is_empty());
+        assert!(errors[0].to_string().ends_with("its format is 2, this program reads 1"), "{}", errors[0]);
+        record.version = VERSION;
+        store.write(&record).unwrap();
+        fs::rename(store.file(&record.app), store.dir.join("other.json")).unwrap();
+        let (records, errors) = store.read_all().unwrap();
+        assert!(records.is_empty());
+        assert!(errors[0].to_string().ends_with("it is about the app api"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn files_set_aside_are_kept_and_not_read() {
+        let (_dir, store) = store();
+        let record = Record::for_test("api", "o/r");
+        for number in 1..=2 {
+            store.write(&record).unwrap();
+            let aside = store.set_app_aside(&record.app, "removed").unwrap();
+            assert!(aside.ends_with(format!("api.json.removed-{number}")), "{}", aside.display());
+            assert!(aside.exists());
+        }
+        assert!(store.read_all().unwrap().0.is_empty());
+    }
+
+    /// What a disk holds after a crash: each operation that was not followed by its fsync may or may not have happened.
+    #[test]
+    fn a_crash_at_any_moment_leaves_the_old_or_the_new_record() {
+        #[derive(Clone, Copy)]
+        enum Done {
+            Nothing,
+            NewBegun(usize),
+            NewWhole,
+            Renamed,
+        }
+        let (_dir, store) = store();
+        let old = Record::for_test("api", "o/r");
+        let mut new = old.clone();
+        new.superseded = 7;
+        let file = store.file(&old.app);
+        let temporary = file.with_added_extension("new");
+        let content = serde_json::to_vec_pretty(&new).unwrap();
+        // The order that `replace` keeps: write, fsync, rename, fsync of the directory. The rename cannot be on disk
+        // before the content, because that is synced first.
+        let cuts = (0..content.len()).map(Done::NewBegun);
+        for state in [Done::Nothing, Done::NewWhole, Done::Renamed].into_iter().chain(cuts) {
+            let _ = fs::remove_file(&temporary);
+            store.write(&old).unwrap();
+            match state {
+                Done::Nothing => {}
+                Done::NewBegun(length) => fs::write(&temporary, &content[..length]).unwrap(),
+                Done::NewWhole => fs::write(&temporary, &content).unwrap(),
+                Done::Renamed => fs::write(&file, &content).unwrap(),
+            }
+            let (records, errors) = store.read_all().unwrap();
+            assert!(errors.is_empty());
+            let expected = if matches!(state, Done::Renamed) { &new } else { &old };
+            assert_eq!(records, [expected.clone()]);
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub(super) enum Failure {
     Oversize(usize),
     /// The broker closed the connection without a word.
     Closed,
+    /// Another client with this client's id keeps taking the session over.
+    TakenOver,
     /// The broker said why it ended the connection.
     Disconnected(String),
     /// Everything else: likely to pass.
@@ -28,7 +30,10 @@ pub(super) enum Failure {
 impl Failure {
     /// Whether somebody has to do something before it can get better.
     pub(super) fn lasting(&self) -> bool {
-        matches!(self, Self::File(_) | Self::Refused(_) | Self::Certificate(_) | Self::Version)
+        matches!(
+            self,
+            Self::File(_) | Self::Refused(_) | Self::Certificate(_) | Self::Version | Self::TakenOver
+        )
     }
 
     /// `connected`: whether the broker had accepted the connection that failed.
@@ -51,6 +56,11 @@ impl Failure {
             Self::Oversize(size) => format!(
                 "{broker} sent a packet of {size} bytes, more than the {} that are taken",
                 settings.max_packet()
+            ),
+            Self::TakenOver => format!(
+                "{broker} keeps closing the connection soon after it was made: another client with the id {} takes \
+                 it over each time; give each agent a mqtt.client_id of its own",
+                settings.client_id
             ),
             Self::Closed if connected => {
                 format!(

@@ -104,6 +104,8 @@ pub fn start(
     let (intake, messages) = queue::queue(settings.max_packet());
     let (receipts_sender, receipts) = mpsc::unbounded_channel();
     let (state_sender, state) = watch::channel(ConnectionState::Connecting);
+    // An earlier process had a session here.
+    let has_session = !held_filters.is_empty();
     let (held_sender, held) = watch::channel(held_filters.clone());
     let shutdown = CancellationToken::new();
     let core = Core {
@@ -119,7 +121,7 @@ pub fn start(
         shutdown: shutdown.clone(),
         generation: 0,
         lost_at: None,
-        has_session: false,
+        has_session,
         qos0_warned: false,
     };
     let task = tokio::spawn(task::run(core));

@@ -23,6 +23,11 @@ use super::subscriptions::Subscriptions;
 /// After so many oversize packets in a row the session is given up: the broker would send them for ever.
 const OVERSIZE_LIMIT: u32 = 2;
 
+/// After so many connections in a row that were closed soon, somebody else uses the client id …
+const TAKE_OVERS: u32 = 3;
+/// … and soon is within the longest pause of that other client, and a little more.
+const SOON: Duration = Duration::from_secs(90);
+
 /// What outlives a connection.
 pub(super) struct Core {
     pub(super) settings: MqttSettings,
@@ -124,20 +129,28 @@ struct Retry {
     complaints: Complaints,
     /// How many connections in a row an oversize packet has ended.
     oversize: u32,
+    /// How many connections in a row the broker has closed soon after it accepted them.
+    closed_soon: u32,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { backoff: Backoff::new(fastrand::f64), complaints: Complaints::default(), oversize: 0 }
+        Self {
+            backoff: Backoff::new(fastrand::f64),
+            complaints: Complaints::default(),
+            oversize: 0,
+            closed_soon: 0,
+        }
     }
 }
 
 impl Retry {
     /// How long to wait before the next connection; `None`: not at all.
     fn after(&mut self, core: &mut Core, ended: Ended) -> Option<Duration> {
-        let connected = ended.connected_at.is_some();
-        if let Some(at) = ended.connected_at {
-            self.backoff.connection_ended(at.elapsed());
+        let lasted = ended.connected_at.map(|at| at.elapsed());
+        let connected = lasted.is_some();
+        if let Some(lasted) = lasted {
+            self.backoff.connection_ended(lasted);
         }
         match ended.why {
             End::Stopped => None,
@@ -146,10 +159,23 @@ impl Retry {
                 None
             }
             End::Failed(failure) => {
+                let failure = self.recognise(failure, lasted);
                 self.count_oversize(core, &failure, connected);
                 Some(self.failed(core, &failure, connected))
             }
         }
+    }
+
+    /// A take-over shows as a connection that is closed without a word, or with MQTT 5's word for it.
+    fn recognise(&mut self, failure: Failure, lasted: Option<Duration>) -> Failure {
+        let Some(lasted) = lasted else { return failure };
+        let closed = match &failure {
+            Failure::Closed => true,
+            Failure::Disconnected(reason) => reason.contains("SessionTakenOver"),
+            _ => false,
+        };
+        self.closed_soon = if closed && lasted < SOON { self.closed_soon + 1 } else { 0 };
+        if self.closed_soon >= TAKE_OVERS { Failure::TakenOver } else { failure }
     }
 
     fn renewed(&mut self, core: &mut Core) {
@@ -198,5 +224,33 @@ impl Retry {
         } else {
             warn!(broker, reason, retry_in, "no connection");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_take_over_is_recognised_by_its_pattern() {
+        let mut retry = Retry::default();
+        let soon = Some(Duration::from_secs(2));
+        let said = || Failure::Disconnected("SessionTakenOver".into());
+        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
+        assert_eq!(
+            retry.recognise(Failure::Network("refused".into()), None),
+            Failure::Network("refused".into())
+        );
+        assert_eq!(retry.recognise(said(), soon), said());
+        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::TakenOver);
+        assert_eq!(retry.recognise(Failure::Closed, Some(SOON)), Failure::Closed, "it had lasted");
+        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
+    }
+
+    #[test]
+    fn the_other_client_is_given_time() {
+        assert!(Failure::TakenOver.lasting());
+        let mut retry = Retry::default();
+        assert!(retry.backoff.long() >= Duration::from_secs(30));
     }
 }
