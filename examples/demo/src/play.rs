@@ -150,6 +150,8 @@ impl Play<'_> {
         let push = elsewhere();
         self.publish(broker, &push.topic(), &push.after, push.payload()?).await?;
         broker.acknowledged.clone().wait_for(|count| *count > 0).await.context("the broker has ended")?;
+        // It says what it takes before it acknowledges it.
+        ensure!(self.facts.borrow().taken == 0, "the agent took the push to {OTHER_REPO} for its own");
         self.stage.say("The agent has acknowledged it, and has nothing to say about it.");
         let answer = http::get(self.port).await.context("the app does not answer")?;
         self.show(Some(&answer));
@@ -170,9 +172,12 @@ impl Play<'_> {
 
     fn sum_up(&self, first: &Answer, second: &Answer) -> anyhow::Result<()> {
         self.stage.heading("What has happened");
-        // The broker keeps the order: the other push was seen to before the deploy of this one began.
-        let Facts { began, .. } = *self.facts.borrow();
-        ensure!(began == 1, "{began} deploys were begun, but only the push to {REPO} should have caused one");
+        // The broker keeps the order: the agent has long decided about the other push.
+        let Facts { taken, began, .. } = *self.facts.borrow();
+        ensure!(
+            (taken, began) == (1, 1),
+            "of two pushes one should have been taken and deployed, but {taken} were taken, and {began} deploys begun"
+        );
         ensure!(first.process != second.process, "the app was not restarted");
         self.stage.check(&format!("the push to {OTHER_REPO} restarted nothing"));
         self.stage.check(&format!(
