@@ -87,7 +87,7 @@ fn the_broker_may_be_restarted() {
     instance.configure(API);
     let agent = debugging(&instance);
     agent.subscribed(1);
-    broker.kill();
+    broker.stop();
     agent.logged("connection lost", &[("level", "WARN")]);
     broker.start_again();
     // The agent may not be back yet, but its session is.
@@ -104,7 +104,7 @@ fn pushes_wait_for_the_agent() {
     let mut broker = Mosquitto::start();
     let mut agent = started(&broker, API_AND_WEB);
     assert!(agent.stop().success());
-    let pushes = (0..100).map(|n| Push { after: format!("{n:040x}"), ..Push::new("acme/api", 'a') });
+    let pushes = (1..=100).map(|n| Push { after: format!("{n:040x}"), ..Push::new("acme/api", 'a') });
     let pushes = pushes.chain([Push::new("acme/api", 'c'), Push::new("acme/web", 'd')]);
     publish_all(&broker, pushes.map(|push| Outgoing::new(push.topic(), push.bytes())));
     broker.start_again();
