@@ -141,7 +141,8 @@ fn huge_messages(protocol: &str) {
     let (after, peak) = agent.memory();
     assert_eq!(instance.events().len(), 8, "{}", agent.report());
     assert!(agent.complaints().is_empty(), "{}", agent.report());
-    assert!(after < before + 8192, "from {before} KiB to {after} KiB");
+    // glibc's malloc keeps what it was once given back in one piece, for the next time: one message's worth, not five.
+    assert!(after < before + 32 * 1024, "from {before} KiB to {after} KiB");
     assert!(peak < before + 100 * 1024, "{before} KiB before, {peak} KiB at the highest");
     println!("{before} KiB before, {after} KiB after, {peak} KiB at the highest");
 }
