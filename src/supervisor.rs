@@ -8,18 +8,20 @@ use tracing::debug;
 /// The service manager that runs the agent itself.
 #[derive(Debug)]
 pub struct Supervisor {
+    /// Somebody listens.
+    told: bool,
     watchdog: Option<Duration>,
 }
 
 impl Supervisor {
     /// As the environment says (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
     pub fn from_environment() -> Self {
-        Self { watchdog: sd_notify::watchdog_enabled() }
+        Self { told: true, watchdog: sd_notify::watchdog_enabled() }
     }
 
-    /// None.
+    /// None: nobody is told anything.
     pub fn none() -> Self {
-        Self { watchdog: None }
+        Self { told: false, watchdog: None }
     }
 
     /// How often to say that the main loop is alive: half the limit, as sd_watchdog_enabled(3) advises.
@@ -29,36 +31,39 @@ impl Supervisor {
 
     /// The start is complete, or the reload is.
     pub fn ready(&self) {
-        notify(&[NotifyState::Ready]);
+        self.notify(&[NotifyState::Ready]);
     }
 
     /// A reload begins; [`Supervisor::ready`] ends it.
     pub fn reloading(&self) {
         // Type=notify-reload wants the time beside it (systemd 253 and newer).
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(_) => notify(&[NotifyState::Reloading]),
+            Ok(now) => self.notify(&[NotifyState::Reloading, now]),
+            Err(_) => self.notify(&[NotifyState::Reloading]),
         }
     }
 
     /// The agent is about to end.
     pub fn stopping(&self) {
-        notify(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
     }
 
     /// One line for `systemctl status`.
     pub fn status(&self, text: &str) {
-        notify(&[NotifyState::Status(text)]);
+        self.notify(&[NotifyState::Status(text)]);
     }
 
     /// The main loop is alive.
     pub fn alive(&self) {
-        notify(&[NotifyState::Watchdog]);
+        self.notify(&[NotifyState::Watchdog]);
     }
-}
 
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        debug!(%error, "cannot notify systemd");
+    fn notify(&self, state: &[NotifyState<'_>]) {
+        if !self.told {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(state) {
+            debug!(%error, "cannot notify systemd");
+        }
     }
 }

@@ -84,14 +84,17 @@ fn one_push_among_them(protocol: &str, at: usize) {
         .map(|n| if n == at { Outgoing::new(push.topic(), push.bytes()) } else { mix.message(n) });
     publish_all(&broker, flood);
     witnessed(&broker, &agent, '2');
+    // Under a flood mosquitto 2.0.11 lets messages overtake others.
+    agent.logged("deployed", &[("app", "api")]);
     let took = begun.elapsed();
+    witnessed(&broker, &agent, '3');
     let (after, peak) = agent.memory();
 
     let events = instance.events();
     let of_api: Vec<_> =
         events.iter().filter(|event| event.ends_with("api") || event.contains("api ")).collect();
     assert_eq!(of_api, ["stop api", "start api aaaaaaa"], "{}", agent.report());
-    assert_eq!(events.len(), 6, "{}", agent.report());
+    assert_eq!(events.len(), 8, "{}", agent.report());
     assert!(agent.complaints().is_empty(), "{}", agent.report());
     assert!(after < before + 2048, "from {before} KiB to {after} KiB");
     assert!(peak < before + 8192, "{before} KiB before, {peak} KiB at the highest");
@@ -138,7 +141,8 @@ fn huge_messages(protocol: &str) {
     let (after, peak) = agent.memory();
     assert_eq!(instance.events().len(), 8, "{}", agent.report());
     assert!(agent.complaints().is_empty(), "{}", agent.report());
-    assert!(after < before + 8192, "from {before} KiB to {after} KiB");
+    // glibc's malloc keeps what it was once given back in one piece, for the next time: one message's worth, not five.
+    assert!(after < before + 32 * 1024, "from {before} KiB to {after} KiB");
     assert!(peak < before + 100 * 1024, "{before} KiB before, {peak} KiB at the highest");
     println!("{before} KiB before, {after} KiB after, {peak} KiB at the highest");
 }

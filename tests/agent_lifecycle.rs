@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::agent::{Agent, Instance, eventually};
 use support::payload::{Push, commit};
+use support::publisher::{Outgoing, publish_all};
 use support::{Mosquitto, PATIENCE};
 
 const API: &str = "apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]";
@@ -86,7 +87,7 @@ fn the_broker_may_be_restarted() {
     instance.configure(API);
     let agent = debugging(&instance);
     agent.subscribed(1);
-    broker.kill();
+    broker.stop();
     agent.logged("connection lost", &[("level", "WARN")]);
     broker.start_again();
     // The agent may not be back yet, but its session is.
@@ -103,10 +104,9 @@ fn pushes_wait_for_the_agent() {
     let mut broker = Mosquitto::start();
     let mut agent = started(&broker, API_AND_WEB);
     assert!(agent.stop().success());
-    for digit in ['a', 'b', 'c'] {
-        publish(&broker, "acme/api", digit);
-    }
-    publish(&broker, "acme/web", 'd');
+    let pushes = (1..=100).map(|n| Push { after: format!("{n:040x}"), ..Push::new("acme/api", 'a') });
+    let pushes = pushes.chain([Push::new("acme/api", 'c'), Push::new("acme/web", 'd')]);
+    publish_all(&broker, pushes.map(|push| Outgoing::new(push.topic(), push.bytes())));
     broker.start_again();
     let again = agent.instance.start();
     again.logged("deployed", &[("app", "web")]);
@@ -114,7 +114,7 @@ fn pushes_wait_for_the_agent() {
     let events = again.instance.events();
     // The whole queue is read before anything is deployed.
     assert!(events.contains(&"start api ccccccc".to_owned()) && events.len() == 4, "{}", again.report());
-    assert_eq!(again.logged("deploy began", &[("app", "api")])["superseded"], 2);
+    assert_eq!(again.logged("deploy began", &[("app", "api")])["superseded"], 100);
 }
 
 #[test]

@@ -187,13 +187,17 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
     ] {
         assert_mistakes(&text, &[mistake]);
     }
-    let text = format!("mqtt: {{url: mqtt://h}}\n{MANAGER}\napps: acme/api\n");
-    assert_mistakes(&text, &[(3, &["apps: is text, but must be a list"])]);
     let text = format!("mqtt: {{url: mqtt://h}}\n{MANAGER}\napps: [acme/api]\n");
     assert_mistakes(&text, &[(3, &["apps[0]: is text, but must be a mapping"])]);
+}
+
+/// Nothing is said to be missing or empty that is only wrong.
+#[test]
+fn a_section_of_the_wrong_type_is_one_mistake() {
+    let text = format!("mqtt: {{url: mqtt://h}}\n{MANAGER}\napps: acme/api\n");
+    assert_mistakes(&text, &[(3, &["apps: is text, but must be a list"])]);
     let text = format!("mqtt: mqtt://h\n{MANAGER}\napps: [{{repo: a/b, service: c}}]\n");
-    let lines = complaints_about(&Directory::new().write_kept("config.yaml", &text), &[]);
-    assert!(lines.iter().any(|line| line.contains(":1: mqtt: is text, but must be a mapping")), "{lines:?}");
+    assert_mistakes(&text, &[(1, &["mqtt: is text, but must be a mapping"])]);
 }
 
 impl Directory {
@@ -414,15 +418,11 @@ fn files_and_their_neighbours_are_explained() {
 #[test]
 fn files_that_are_no_configuration_are_named() {
     let directory = Directory::new();
-    let bomb = (0..9).fold("environment:\n- &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
-        text + &format!("- &a{} [{}]\n", n + 1, vec![format!("*a{n}"); 10].join(", "))
-    });
     let nested = format!("apps: {}\n", "[".repeat(100_000));
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 8] = [
         ("binary", b"\x7fELF\x02\x01\x01\x00\x00\xff\xfe", "not UTF-8"),
         ("nul", b"mqtt:\n  url: \x00\n", "control character"),
         ("latin1", b"environment: gr\xf6\xdfe\n", "not UTF-8 text (byte 15)"),
-        ("bomb", bomb.as_bytes(), "too large once its aliases are expanded"),
         ("nested", nested.as_bytes(), "recursion limit"),
         ("list", b"- a\n", "must be a mapping with the keys mqtt, apps"),
         ("text", b"hello\n", "must be a mapping with the keys mqtt, apps"),
@@ -444,6 +444,14 @@ fn files_that_are_no_configuration_are_named() {
         assert!(lines.len() == 1 && lines[0].contains(part), "{lines:?}");
         assert!(lines[0].starts_with(path.to_str().unwrap()), "{lines:?}");
     }
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let bomb = (0..9).fold("environment:\n- &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+        text + &format!("- &a{} [{}]\n", n + 1, vec![format!("*a{n}"); 10].join(", "))
+    });
+    assert_mistakes(&bomb, &[(6, &["too large once its aliases are expanded"])]);
 }
 
 #[test]
@@ -569,7 +577,8 @@ fn check_says_what_is_wrong_with_services() {
     let file = Directory::new().write_kept("config.yaml", &text);
     let output = agent(&["check", "--config", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(words(&output).contains("/no/such/program"), "{output:?}");
+    let told = |line: &str| line.starts_with("api: ") && line.contains("cannot run `/no/such/program api`");
+    assert!(words(&output).lines().any(told), "{output:?}");
 }
 
 const APPS: &str = "
@@ -645,6 +654,8 @@ fn names_of_repositories_and_headers_have_no_case() {
     let push = Push::new("ACME/Api", 'a').bytes();
     let (code, text) = answer("github/Acme/API", &push, &["x-github-EVENT: push"]);
     assert!(code == 0 && text.contains("exact: deployed"), "{text}");
+    let (code, text) = answer("github/Acme/API", &push, &["x-github-EVENT: issues"]);
+    assert!(code == 0 && text.contains("X-GitHub-Event is not push"), "{text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::select;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -24,6 +25,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const FILTERS_NAMED: usize = 10;
 /// Payloads up to here are copied, for a slice keeps the library's whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
+
+/// How long a large payload is held on to, so that the library meanwhile takes a new read buffer: reading on in the
+/// old one, it would keep its size for as long as the connection lasts.
+const HELD: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
 pub(super) struct Ended {
@@ -55,6 +60,7 @@ enum Wake {
     Drained,
     Stop,
     FarewellOver,
+    HeldLongEnough,
 }
 
 struct Closing {
@@ -76,6 +82,7 @@ pub(super) struct Session<'a> {
     greeting: Option<Connected>,
     unannounced: bool,
     closing: Option<Closing>,
+    held: Option<(Bytes, Instant)>,
 }
 
 /// Makes a connection and serves it until it ends.
@@ -93,6 +100,7 @@ pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended 
         greeting: None,
         unannounced: false,
         closing: None,
+        held: None,
     };
     let why = session.serve(&mut link).await;
     Ended { why, connected_at: session.connected_at }
@@ -112,13 +120,18 @@ impl Session<'_> {
                     Wake::Drained => self.close(End::Renew),
                     Wake::Stop if self.connected_at.is_none() => return End::Stopped,
                     Wake::Stop => self.close(End::Stopped),
+                    Wake::HeldLongEnough => self.held = None,
                     Wake::FarewellOver => return self.ended(Failure::Closed),
                 }
                 self.flush();
             };
-            self.handle(event);
+            let handed_on = self.handle(event);
             self.look_up();
             self.flush();
+            if handed_on {
+                // A flood would otherwise fill the queue before the agent, on the same thread, gets to see it.
+                yield_now().await;
+            }
         }
     }
 
@@ -126,6 +139,7 @@ impl Session<'_> {
         let core = &mut *self.core;
         let open = self.closing.is_none();
         let deadline = self.closing.as_ref().map_or_else(Instant::now, |closing| closing.deadline);
+        let held_until = self.held.as_ref().map(|(_, until)| *until);
         select! {
             biased;
             event = poll => Wake::Event(event),
@@ -135,6 +149,7 @@ impl Session<'_> {
             () = core.intake.drained(), if open && core.intake.overflowed() => Wake::Drained,
             () = core.shutdown.cancelled(), if open => Wake::Stop,
             () = sleep_until(deadline), if !open => Wake::FarewellOver,
+            () = sleep_until(held_until.unwrap_or(deadline)), if held_until.is_some() => Wake::HeldLongEnough,
         }
     }
 
@@ -151,9 +166,10 @@ impl Session<'_> {
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    /// True: a message was handed on.
+    fn handle(&mut self, event: Event) -> bool {
         match event {
-            Event::Publish(publish) => self.publish(publish),
+            Event::Publish(publish) => return self.publish(publish),
             Event::Connected(greeting) => self.connected(greeting),
             Event::Requested(packet_id) => self.core.subscriptions.sent(packet_id),
             Event::Subscribed(packet_id, answers) => self.subscribed(packet_id, answers),
@@ -163,6 +179,7 @@ impl Session<'_> {
             }
             Event::Other => {}
         }
+        false
     }
 
     fn connected(&mut self, greeting: Connected) {
@@ -239,13 +256,22 @@ impl Session<'_> {
         self.core.set_state(state);
     }
 
-    fn publish(&mut self, publish: Publish) {
+    fn publish(&mut self, publish: Publish) -> bool {
         if self.closing.is_some() {
-            return;
+            return false;
+        }
+        if publish.payload.len() > COPIED {
+            self.held = Some((publish.payload.clone(), Instant::now() + HELD));
         }
         match std::str::from_utf8(&publish.topic) {
-            Ok(topic) if self.interest.wants(topic) => self.wanted(topic.to_owned(), publish),
-            _ => self.acknowledge(publish.packet_id),
+            Ok(topic) if self.interest.wants(topic) => {
+                self.wanted(topic.to_owned(), publish);
+                true
+            }
+            _ => {
+                self.acknowledge(publish.packet_id);
+                false
+            }
         }
     }
 

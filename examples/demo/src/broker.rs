@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How long the broker may take to end, and the publisher to be answered.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A broker on a free port of 127.0.0.1.
 pub(crate) struct Broker {

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 pub(crate) const ALIVE: &str = "demo.lock";
 
 /// How long a service may take to start, and to stop.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(2);
 

@@ -89,9 +89,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn play(keep: bool) -> anyhow::Result<ExitCode> {
     let stage = Stage::new();
-    // Dropped last, even in a panic: what runs in the site ends before the site is removed.
-    let site = Site::new(&stage)?;
+    // Declared first to be dropped last, even in a panic: the agent ends before its surroundings.
+    let site;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(play::perform(&site, &stage, keep))?;
+    let interrupted = {
+        let _inside = runtime.enter();
+        play::interrupted().context("cannot wait for signals")?
+    };
+    site = Site::new(&stage)?;
+    runtime.block_on(play::perform(&site, &stage, keep, interrupted))?;
     Ok(ExitCode::SUCCESS)
 }

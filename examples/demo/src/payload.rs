@@ -73,3 +73,22 @@ fn escaped(text: &str) -> String {
     let quoted = Value::from(text).to_string();
     quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_commit_says_of_itself_cannot_break_the_json() {
+        let subject = r#""quoted", \ and @AFTER@"#;
+        let commit = Commit { subject: subject.to_owned(), ..Commit::default() };
+        let push = Push { repo: "a/b".to_owned(), before: "00".to_owned(), commit, ..Push::default() };
+        let payload: Value = serde_json::from_slice(&push.payload().unwrap()).unwrap();
+        assert_eq!(payload["head_commit"]["message"], subject);
+        assert_eq!(payload["repository"]["full_name"], "a/b");
+        assert_eq!(payload["created"], true);
+        assert!(payload["repository"]["pushed_at"].is_u64());
+        let rest = payload.to_string().replace(&escaped(subject), "").replace("git@github.com", "");
+        assert!(!rest.contains('@'), "a name was not replaced");
+    }
+}

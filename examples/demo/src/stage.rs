@@ -65,7 +65,7 @@ impl Stage {
 
     /// Says something in plain words.
     pub(crate) fn say(&self, text: &str) {
-        self.lines(&text.lines().map(|line| format!("   {line}")).collect::<Vec<_>>());
+        self.lines(&text.lines().map(|line| format!("   {line}").trim_end().to_owned()).collect::<Vec<_>>());
     }
 
     /// Shows a command that is run, and in which directory.

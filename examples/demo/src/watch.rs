@@ -17,6 +17,8 @@ use crate::stage::Stage;
 pub(crate) struct Facts {
     /// The broker has granted the subscription.
     pub(crate) subscribed: bool,
+    /// How many pushes it took for its own.
+    pub(crate) taken: u32,
     /// How many deploys it began.
     pub(crate) began: u32,
     /// How many of them went well.
@@ -61,6 +63,7 @@ impl<S: Subscriber> Layer<S> for Notes {
         event.record(&mut message);
         self.0.send_modify(|facts| match message.0.as_str() {
             "subscribed" => facts.subscribed = true,
+            "push taken" => facts.taken += 1,
             "deploy began" => facts.began += 1,
             "deployed" => facts.deployed += 1,
             text if text.starts_with("deploy failed") => facts.failed += 1,
