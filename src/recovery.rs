@@ -44,7 +44,7 @@ fn read(store: &Store) -> Vec<Record> {
         match &problem {
             ReadError::Damaged { path, .. } => match store.set_aside(path, "damaged") {
                 Ok(aside) => {
-                    error!(error = %problem, aside = %aside.display(), "record set aside: the app starts anew")
+                    error!(error = %problem, aside = %aside.display(), "record set aside: the app starts anew");
                 }
                 Err(error) => error!(%error, problem = %problem, "cannot set a damaged record aside"),
             },
@@ -61,13 +61,13 @@ async fn start_services(record: &Record, attempt: &InProgress, manager: &dyn Ser
         let (app, sha) = (&record.app, &attempt.revision.commit);
         match timeout(START_TIMEOUT, manager.start(service, &environment)).await {
             Ok(Ok(())) => {
-                info!(%app, %sha, %service, "service started that an interrupted deploy had stopped")
+                info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
             }
             Ok(Err(error)) => {
-                error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped")
+                error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped");
             }
             Err(_) => {
-                error!(%app, %sha, %service, "starting a service that an interrupted deploy had stopped takes too long")
+                error!(%app, %sha, %service, "starting a service that an interrupted deploy had stopped takes too long");
             }
         }
     }

@@ -61,7 +61,7 @@ fn rescue(request: &Request) {
         match service::detect(&choice, &DetectionRoot::default()).await {
             Ok(manager) => drop(recovery::recover(&store, &manager).await),
             Err(problem) => {
-                error!("cannot start the services that an interrupted deploy had stopped: {problem}")
+                error!("cannot start the services that an interrupted deploy had stopped: {problem}");
             }
         }
     });

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use crate::config::AppName;
 use crate::journal::{Entry, Record, Store};
 use crate::outcome::Verdict;
 use crate::router::Revision;
+use crate::service::ServiceName;
 
 use super::{ConfigArgs, exit};
 
@@ -152,7 +153,7 @@ fn app_status(record: &Record) -> AppStatus<'_> {
     AppStatus {
         app: &record.app,
         repository: record.repository.as_str(),
-        services: record.services.iter().map(|service| service.as_str()).collect(),
+        services: record.services.iter().map(ServiceName::as_str).collect(),
         state: State::of(record),
         deployed: record.deployed.as_ref(),
         desired: record.desired.as_ref().map(|desired| &desired.revision),
@@ -303,6 +304,8 @@ fn painted(cell: &Cell, width: usize, colour: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn table_of(records: &[Record], colour: bool) -> String {

@@ -89,7 +89,7 @@ impl Store {
     /// Puts a file out of the way under a name that is not read, and says which.
     pub fn set_aside(&self, path: &Path, reason: &str) -> io::Result<PathBuf> {
         for number in 1.. {
-            let aside = path.with_added_extension(format!("{reason}-{number}"));
+            let aside = with_ending(path, &format!("{reason}-{number}"));
             if !aside.try_exists()? {
                 fs::rename(path, &aside)?;
                 File::open(&self.dir)?.sync_all()?;
@@ -109,7 +109,7 @@ impl Store {
 /// new.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let temporary = path.with_added_extension("new");
+    let temporary = with_ending(path, "new");
     // Readable by the group, for `status`; the directory decides which group that is.
     let mut options = OpenOptions::new();
     let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
@@ -117,6 +117,14 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     new.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// `api.json` and `new` → `api.json.new`
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 fn read(path: &Path) -> Result<Record, ReadError> {
@@ -228,7 +236,7 @@ mod tests {
         let mut new = old.clone();
         new.superseded = 7;
         let file = store.file(&old.app);
-        let temporary = file.with_added_extension("new");
+        let temporary = with_ending(&file, "new");
         let content = serde_json::to_vec_pretty(&new).unwrap();
         // The order that `replace` keeps: write, fsync, rename, fsync of the directory. The rename cannot be on disk
         // before the content, because that is synced first.
@@ -245,7 +253,7 @@ mod tests {
             let (records, errors) = store.read_all().unwrap();
             assert!(errors.is_empty());
             let expected = if matches!(state, Done::Renamed) { &new } else { &old };
-            assert_eq!(records, [expected.clone()]);
+            assert_eq!(records, std::slice::from_ref(expected));
         }
     }
 }

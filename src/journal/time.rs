@@ -28,6 +28,8 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Text::deserialize(deserializer).map(|text| text.0)
 }
 
+// serde hands a field over as it is, by reference.
+#[allow(clippy::ref_option)]
 pub(crate) mod optional {
     use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime, Text};
 

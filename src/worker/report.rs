@@ -20,10 +20,10 @@ pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
     match admission {
         Admission::Taken => info!(%app, %r#ref, %sha, delivery, "push taken"),
         Admission::AlreadyDeployed => {
-            info!(%app, %r#ref, %sha, delivery, "push taken: its commit runs already")
+            info!(%app, %r#ref, %sha, delivery, "push taken: its commit runs already");
         }
         Admission::TriedAgain => {
-            info!(%app, %r#ref, %sha, delivery, "push delivered again: its failed deploy is tried again")
+            info!(%app, %r#ref, %sha, delivery, "push delivered again: its failed deploy is tried again");
         }
         Admission::Duplicate => debug!(%app, %r#ref, %sha, delivery, "push ignored: it was taken before"),
         Admission::Stale => info!(%app, %r#ref, %sha, delivery, "push ignored: a newer one was taken"),

@@ -59,7 +59,7 @@ fn play(name: &str, steps: Vec<Step>) {
         match step {
             Push(push, expected) => assert_eq!(record.admit(&push, false, now), expected, "{name}, step {i}"),
             Retained(push, expected) => {
-                assert_eq!(record.admit(&push, true, now), expected, "{name}, step {i}")
+                assert_eq!(record.admit(&push, true, now), expected, "{name}, step {i}");
             }
             Deploy(verdict) => {
                 let attempt =
