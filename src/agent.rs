@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
@@ -13,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
+use crate::github::RepoName;
 use crate::journal::{Record, Session, SessionFile, Store};
 use crate::mqtt::{self, Ack, ConnectionState, Handle, Interest, Message, Messages};
 use crate::push::Headers;
@@ -55,6 +57,9 @@ pub enum AgentError {
     },
 }
 
+/// What systemd is asked for again and again while a deploy is brought to its end; each of its steps is bounded.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Runs the agent until `shutdown` is cancelled and what was running has ended.
 pub async fn run(
     settings: Settings,
@@ -85,10 +90,12 @@ pub async fn run(
     supervisor.stopping();
     let end = agent.end();
     tokio::pin!(end);
+    let mut patience = interval(PATIENCE / 2);
     loop {
         tokio::select! {
             () = &mut end => return Ok(()),
             () = heartbeat.beat() => supervisor.alive(),
+            _ = patience.tick() => supervisor.extend_timeout(PATIENCE),
         }
     }
 }
@@ -290,15 +297,23 @@ impl Agent {
         self.rejections = Throttle::new();
         self.staff(Vec::new());
         if reconnect {
-            let renewed = Connection::open(&self.settings, &self.router);
-            let former = std::mem::replace(&mut self.connection, renewed);
-            former.handle.stop().await;
+            self.reconnect().await;
         } else {
             self.connection.interest.send_replace(Arc::new(interest_of(&self.settings, &self.router)));
         }
         info!(apps = self.settings.apps.len(), reconnect, "configuration reloaded");
         self.tell_status();
         self.supervisor.ready();
+    }
+
+    async fn reconnect(&mut self) {
+        let (settings, router) = (self.settings.clone(), self.router.clone());
+        self.connection.handle.end();
+        // What is in the queue would be lost if the new session is another one.
+        while let Some(message) = self.connection.messages.recv().await {
+            self.handle(message);
+        }
+        self.connection = Connection::open(&settings, &router);
     }
 
     fn connection_changed(&mut self) {
@@ -334,14 +349,17 @@ impl Agent {
     }
 
     fn handle(&mut self, message: Message) {
-        let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let routed = match Headers::from_pairs(headers) {
+        let pairs = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let routed = match Headers::from_pairs(pairs) {
             Ok(headers) => self.router.route(&message.topic, &headers, &message.payload),
             Err(error) => error.into(),
         };
         match routed {
-            Routed::Unmanaged => debug!("message for a repository that is no longer managed"),
-            Routed::Ignored(why) => debug!(%why, "message ignored"),
+            Routed::Unmanaged => debug!("message ignored: its repository is no longer managed"),
+            Routed::Ignored(why) => {
+                let repository = self.router.repository(&message.topic).map(RepoName::as_str);
+                debug!(repository, %why, "message ignored");
+            }
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
                 self.context.gate.pushed();
@@ -383,8 +401,14 @@ impl Agent {
     /// Stops the intake, then waits for what is running. The workers have seen the shutdown themselves.
     async fn end(self) {
         info!("shutting down");
+        let workers: Vec<Worker> = self.workers.into_values().chain(self.retired).collect();
+        for worker in &workers {
+            if let Some(sha) = worker.deploying() {
+                info!(app = %worker.app().name, %sha, "waiting for a running deploy: its services are brought up first");
+            }
+        }
         self.connection.handle.stop().await;
-        for worker in self.workers.into_values().chain(self.retired) {
+        for worker in workers {
             worker.ended().await;
         }
         info!("stopped");

@@ -48,6 +48,11 @@ impl Supervisor {
         self.notify(&[NotifyState::Stopping]);
     }
 
+    /// The end takes so much longer (EXTEND_TIMEOUT_USEC; systemd 236 and newer).
+    pub fn extend_timeout(&self, by: Duration) {
+        self.notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
+    }
+
     /// One line for `systemctl status`.
     pub fn status(&self, text: &str) {
         self.notify(&[NotifyState::Status(text)]);

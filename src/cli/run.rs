@@ -86,13 +86,19 @@ fn log_errors(errors: &ConfigErrors, message: &str) {
 
 async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
     // Caught from here on, so that a signal during the start is not lost.
-    let signals = match Signals::new() {
-        Ok(signals) => signals,
+    let shutdown = CancellationToken::new();
+    let hangup = match catch_signals(&shutdown) {
+        Ok(hangup) => hangup,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
     let Loaded { settings, warnings, .. } = loaded;
     log_warnings(&warnings);
-    let manager = match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
+    let root = DetectionRoot::default();
+    let detected = tokio::select! {
+        detected = service::detect(&settings.service_manager, &root) => detected,
+        () = shutdown.cancelled() => return ExitCode::SUCCESS,
+    };
+    let manager = match detected {
         Ok(manager) => manager,
         Err(problem) => {
             error!("{problem}");
@@ -105,11 +111,10 @@ async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
         runner: Runner::new(Path::new("/proc/self/exe").to_owned()),
         supervisor: Supervisor::from_environment(),
     };
-    let shutdown = CancellationToken::new();
     let (reloads, receiver) = mpsc::channel(1);
-    let listener = tokio::spawn(signals.listen(request, host, reloads, shutdown.clone()));
+    let reloader = tokio::spawn(reload_on(hangup, request, host, reloads));
     let result = agent::run(settings, dependencies, receiver, shutdown).await;
-    listener.abort();
+    reloader.abort();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -125,35 +130,23 @@ fn log_warnings(warnings: &[String]) {
     }
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+/// SIGTERM and SIGINT begin the shutdown; what SIGHUP does is another task's work, which must not keep these waiting.
+fn catch_signals(shutdown: &CancellationToken) -> io::Result<Signal> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    signal(SignalKind::hangup())
 }
 
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn listen(
-        mut self,
-        request: Request,
-        host: Host,
-        reloads: mpsc::Sender<Reload>,
-        shutdown: CancellationToken,
-    ) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => shutdown.cancel(),
-                _ = self.interrupt.recv() => shutdown.cancel(),
-                _ = self.hangup.recv() => reload(&request, &host, &reloads).await,
-            }
-        }
+async fn reload_on(mut hangup: Signal, request: Request, host: Host, reloads: mpsc::Sender<Reload>) {
+    while hangup.recv().await.is_some() {
+        reload(&request, &host, &reloads).await;
     }
 }
 
@@ -171,7 +164,17 @@ async fn reload(request: &Request, host: &Host, reloads: &mpsc::Sender<Reload>) 
 }
 
 async fn read_again(request: &Request, host: &Host) -> Option<Reload> {
-    let Loaded { settings, warnings, .. } = match config::load(request, host) {
+    let (for_load, host) = (request.clone(), host.clone());
+    // Looks up users and opens files, which may take its time.
+    let loaded = tokio::task::spawn_blocking(move || config::load(&for_load, &host)).await;
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(problem) => {
+            error!("cannot reload: {problem}");
+            return None;
+        }
+    };
+    let Loaded { settings, warnings, .. } = match loaded {
         Ok(Some(loaded)) => loaded,
         Ok(None) => {
             error!("cannot reload: {DEFAULT_FILE} is gone or empty");

@@ -223,7 +223,11 @@ impl Record {
 
     /// Takes over the app's configuration. Gives up, and says, what it no longer matches.
     pub(crate) fn fit(&mut self, app: &App, now: SystemTime) -> Option<Revision> {
-        self.services.clone_from(&app.services);
+        if self.services != app.services {
+            // Whether the others run the commit too is not known.
+            self.services.clone_from(&app.services);
+            self.deployed = None;
+        }
         let git_ref = &self.pending()?.git_ref;
         // The default branch was the payload's to say, and it said so when the push was taken.
         if !matches!(app.refs.allow(git_ref, None), Err(RefMismatch::Branch | RefMismatch::Tag)) {

@@ -68,7 +68,8 @@ pub enum ConnectionState {
 pub struct Handle {
     state: watch::Receiver<ConnectionState>,
     held: watch::Receiver<BTreeSet<String>>,
-    shutdown: DropGuard,
+    token: CancellationToken,
+    _ends_when_dropped: DropGuard,
     task: JoinHandle<()>,
 }
 
@@ -83,9 +84,15 @@ impl Handle {
         self.held.clone()
     }
 
-    /// Disconnects, having sent the acknowledgements made so far. Takes about 2 s at most.
+    /// Begins to disconnect, having sent the acknowledgements made so far. Takes about 2 s at most; then there are no
+    /// more messages.
+    pub fn end(&self) {
+        self.token.cancel();
+    }
+
+    /// Disconnects, as [`Handle::end`] does, and waits until that is done.
     pub async fn stop(self) {
-        drop(self.shutdown);
+        self.end();
         // A panic of the task has already been reported where it happened.
         let _ = self.task.await;
     }
@@ -125,5 +132,7 @@ pub fn start(
         qos0_warned: false,
     };
     let task = tokio::spawn(task::run(core));
-    (Handle { state, held, shutdown: shutdown.drop_guard(), task }, messages)
+    let handle =
+        Handle { state, held, token: shutdown.clone(), _ends_when_dropped: shutdown.drop_guard(), task };
+    (handle, messages)
 }

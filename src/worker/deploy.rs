@@ -20,8 +20,8 @@ use super::ledger::Ledger;
 use super::machine::Machine;
 use super::{Context, Setup};
 
-/// How long a running command may go on once the agent is shutting down.
-pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+/// How long a running command, stop or start may go on once the agent is ending.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// For a service whose own limit is not known, or is none: longer than systemd's default of 90 s.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// On top of a unit's own limit, so that its manager is the first to give up and can say why.
@@ -92,14 +92,21 @@ impl Deploy<'_> {
             self.cut_short = true;
             return;
         }
-        let updated =
-            self.stop().await && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
+        let updated = self.stop().await
+            && self.goes_on()
+            && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
         let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
         let up = self.verify().await;
-        if updated && up {
+        if updated && up && self.goes_on() {
             self.command(Step::Check, self.app.check.as_ref(), &environment).await;
         }
+    }
+
+    /// False once the agent is ending: nothing is begun then but what brings the services up.
+    fn goes_on(&mut self) -> bool {
+        self.cut_short |= self.shutdown.is_cancelled();
+        !self.cut_short
     }
 
     fn environment(&self, revision: Option<&Revision>) -> Vec<(String, String)> {
@@ -131,7 +138,7 @@ impl Deploy<'_> {
         for service in self.app.services.iter().rev() {
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
             let limit = self.limit(service, self.app.stop_timeout, |limits| limits.stop).await;
-            if let Err(problem) = bounded(limit, self.context.manager.stop(service)).await {
+            if let Err(problem) = self.bounded(limit, self.context.manager.stop(service)).await {
                 self.failures.push(service_failure(Step::Stop, service, problem));
                 return false;
             }
@@ -145,7 +152,8 @@ impl Deploy<'_> {
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let limit = self.limit(service, self.app.start_timeout, |limits| limits.start).await;
-            if let Err(problem) = bounded(limit, self.context.manager.start(service, environment)).await {
+            if let Err(problem) = self.bounded(limit, self.context.manager.start(service, environment)).await
+            {
                 self.failures.push(service_failure(Step::Start, service, problem));
             }
         }
@@ -188,10 +196,11 @@ impl Deploy<'_> {
         up
     }
 
-    async fn settle(&self) {
+    /// Cut short by a shutdown, it proves nothing.
+    async fn settle(&mut self) {
         tokio::select! {
             () = sleep(self.app.settle) => {}
-            () = self.shutdown.cancelled() => {}
+            () = self.shutdown.cancelled() => self.cut_short = true,
         }
     }
 
@@ -203,6 +212,25 @@ impl Deploy<'_> {
             );
         }
         looks
+    }
+
+    /// Waits as long as `limit`, and no longer than the grace once the agent is ending.
+    async fn bounded(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<(), ServiceError>>,
+    ) -> Result<(), Problem> {
+        let grace_over = async {
+            self.shutdown.cancelled().await;
+            sleep(SHUTDOWN_GRACE).await;
+        };
+        tokio::select! {
+            answered = bounded(limit, answer) => answered,
+            () = grace_over => {
+                let grace = humantime::format_duration(SHUTDOWN_GRACE);
+                Err(Problem::plain(format!("the agent is ending, and waited {grace} for it")))
+            }
+        }
     }
 
     async fn limit(

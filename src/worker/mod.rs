@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::{App, AppName};
+use crate::github::CommitId;
 use crate::journal::{Entry, Record, Store};
 use crate::outcome::Outcome;
 use crate::router::Revision;
@@ -60,6 +61,12 @@ pub struct Context {
 struct Setup {
     app: Arc<App>,
     context: Arc<Context>,
+}
+
+impl Setup {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.app, &other.app) && Arc::ptr_eq(&self.context, &other.context)
+    }
 }
 
 /// A push for one app, on its way into the app's record.
@@ -125,11 +132,7 @@ impl Worker {
         let shared = self.shared.clone();
         *lock(&shared.setup) = Setup { app: app.clone(), context };
         tokio::spawn(async move {
-            let fitted =
-                shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
-            if let Ok(Some(dropped)) = fitted {
-                report::dropped(&app, &dropped);
-            }
+            fit(&shared, &app).await;
             shared.changed.notify_one();
         });
     }
@@ -137,6 +140,11 @@ impl Worker {
     /// Begins nothing new; a running deploy goes on to its end.
     pub(crate) fn retire(&self) {
         self.shared.retired.cancel();
+    }
+
+    /// The commit that is being deployed now.
+    pub(crate) fn deploying(&self) -> Option<CommitId> {
+        self.shared.ledger.machine().record().attempt.as_ref().map(|attempt| attempt.revision.commit.clone())
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -218,18 +226,33 @@ async fn work(shared: Arc<Shared>) {
     }
 }
 
+/// Waits for the app's turn, and gives it with the configuration that is in force then.
 async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
-    let setup = shared.setup();
-    if !shared.ledger.machine().resumes() {
-        setup.context.gate.open().await;
+    loop {
+        let setup = shared.setup();
+        if !shared.ledger.machine().resumes() {
+            setup.context.gate.open().await;
+        }
+        let turn = setup.context.turns.take(&setup.app).await;
+        if setup.is_same(&shared.setup()) {
+            return (setup, turn);
+        }
+        // A reload came meanwhile: the services, and so the locks, may be others.
     }
-    let turn = setup.context.turns.take(&setup.app).await;
-    (setup, turn)
+}
+
+/// Has the record follow the app's configuration, which may no longer want what is pending.
+async fn fit(shared: &Shared, app: &App) {
+    let fitted = shared.ledger.change(|record| record.fit(app, SystemTime::now()), Machine::fitted).await;
+    if let Ok(Some(dropped)) = fitted {
+        report::dropped(app, &dropped);
+    }
 }
 
 /// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:
 /// the newest counts.
 async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
+    fit(shared, &setup.app).await;
     let touches = setup.app.prepare.is_none();
     let begun = shared.ledger.change(|record| record.begin(touches, SystemTime::now()), Machine::began).await;
     let Ok(Some(attempt)) = begun else { return None };

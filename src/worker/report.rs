@@ -13,7 +13,9 @@ use crate::outcome::{Outcome, Verdict};
 use crate::router::Revision;
 
 use super::Context;
-use super::deploy::SHUTDOWN_GRACE;
+
+/// How long a notification may take once the agent is ending.
+const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
     let (app, r#ref, sha, delivery) = (&app.name, &push.git_ref, &push.commit, &push.delivery);
@@ -50,10 +52,6 @@ pub(super) fn began(app: &App, attempt: &InProgress) {
 pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
     let (app, sha, took) = (&outcome.app, &outcome.revision.commit, readable(outcome.duration));
     let retry_in = retry.map(readable);
-    for failure in outcome.failures.iter().skip(1) {
-        let step = failure.step.as_str();
-        error!(%app, %sha, step, error = failure.error, "step failed as well");
-    }
     match (outcome.verdict, outcome.cause()) {
         (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, took, "deployed"),
         (_, None) => {
@@ -72,6 +70,10 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
                 }
             }
         }
+    }
+    for failure in outcome.failures.iter().skip(1) {
+        let step = failure.step.as_str();
+        error!(%app, %sha, step, error = failure.error, "step failed as well");
     }
 }
 
@@ -103,7 +105,7 @@ pub(super) async fn tell(outcome: &Outcome, context: &Context, shutdown: &Cancel
             Vec::new()
         }
     };
-    let stop = Stop { shutdown: shutdown.clone(), grace: SHUTDOWN_GRACE };
+    let stop = Stop { shutdown: shutdown.clone(), grace: GRACE };
     if let Err(error) = context.runner.run(command, &variables, Some(json), &stop).await {
         warn!(app = %outcome.app, %error, "on_outcome failed; the deploy is not affected");
     }

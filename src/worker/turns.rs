@@ -11,7 +11,7 @@ use crate::config::App;
 #[derive(Debug)]
 pub struct Turns {
     slots: Arc<Semaphore>,
-    locks: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    locks: Arc<Mutex<HashMap<String, Arc<AsyncMutex<()>>>>>,
 }
 
 /// A turn; it is over when this is dropped.
@@ -24,14 +24,13 @@ pub(super) struct Turn {
 impl Turns {
     /// `max_parallel` turns at a time.
     pub fn new(max_parallel: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: Mutex::default() }
+        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: Arc::default() }
     }
 
     /// The same locks with another number of turns. Turns that were taken before do not count in it.
     #[must_use]
     pub fn resized(&self, max_parallel: usize) -> Self {
-        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: Mutex::new(locks) }
+        Self { slots: Arc::new(Semaphore::new(max_parallel)), locks: self.locks.clone() }
     }
 
     /// Waits for the app's turn.
