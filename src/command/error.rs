@@ -179,6 +179,9 @@ pub enum StartError {
     /// What that program said.
     #[error("{0}")]
     Reported(String),
+    /// The process group could not be told from a later one.
+    #[error("its process group cannot be recorded: {0}: mount /proc so that the agent can read it")]
+    Unrecorded(io::Error),
     /// The system has no pipe for the command's output.
     #[error("no pipe for its output: {0}: raise the agent's limit of open files")]
     Pipe(io::Error),

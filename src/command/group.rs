@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::Stop;
 
 /// How often a group without its leader is looked at: nothing announces the end of its last process.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// How a command came to its end.
 pub(super) enum Ending {
@@ -33,6 +33,20 @@ impl Group {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
     }
 
+    /// Its leader's number.
+    pub(super) fn id(&self) -> Option<i32> {
+        self.0.map(Pid::as_raw)
+    }
+
+    /// Lets what is left of it be. Once its leader is reaped, its number may become another's.
+    pub(super) fn release(&mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
     /// Waits for the command, no longer than it may run. Afterwards it is reaped, and unless it succeeded
     /// nothing of its group is left.
     pub(super) async fn supervise(
@@ -46,7 +60,7 @@ impl Group {
             biased;
             status = child.wait() => {
                 if status.as_ref().is_ok_and(ExitStatus::success) {
-                    self.0 = None;
+                    self.release();
                 } else {
                     self.end(child, kill_after).await;
                 }
@@ -67,7 +81,7 @@ impl Group {
             self.signal(Signal::SIGKILL);
             let _ = child.wait().await;
         }
-        self.0 = None;
+        self.release();
         killed
     }
 
@@ -87,6 +101,6 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.kill();
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::command::{CommandError, CommandSpec, Stop};
+use crate::command::{CommandError, CommandSpec, JobName, JobStep, Stop};
 use crate::config::App;
 use crate::handover;
 use crate::outcome::{Failure, Outcome, Step, Verdict};
@@ -70,18 +70,18 @@ struct Deploy<'a> {
 impl Deploy<'_> {
     async fn run(&mut self) {
         let environment = self.environment(Some(&self.attempt.revision));
-        if !self.command(Step::Prepare, self.app.prepare.as_ref(), &environment).await {
+        if !self.command(JobStep::Prepare, self.app.prepare.as_ref(), &environment).await {
             return;
         }
         self.touched = true;
         let updated =
-            self.stop().await && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
+            self.stop().await && self.command(JobStep::Update, self.app.update.as_ref(), &environment).await;
         let environment =
             if updated { environment } else { self.environment(self.attempt.previous.as_ref()) };
         self.start(&environment).await;
         let up = self.verify().await;
         if updated && up {
-            self.command(Step::Check, self.app.check.as_ref(), &environment).await;
+            self.command(JobStep::Check, self.app.check.as_ref(), &environment).await;
         }
     }
 
@@ -93,14 +93,16 @@ impl Deploy<'_> {
     /// Runs the step's command, if it has one. False: it failed.
     async fn command(
         &mut self,
-        step: Step,
+        job: JobStep,
         spec: Option<&CommandSpec>,
         environment: &[(String, String)],
     ) -> bool {
         let Some(spec) = spec else { return true };
+        let step = step_of(job);
         info!(app = %self.app.name, step = step.as_str(), "running command");
+        let job = JobName::new(job, &self.app.name);
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
-        match self.context.runner.run(spec, environment, None, &stop).await {
+        match self.context.runner.run(&job, spec, environment, &stop, drop).await {
             Ok(()) => true,
             Err(error) => {
                 self.failures.push(command_failure(step, &error));
@@ -200,6 +202,14 @@ impl Deploy<'_> {
         // A manager that cannot even say this will fail the step itself, with a better message.
         let limits = bounded(STATUS_TIMEOUT, self.context.manager.limits(service)).await.unwrap_or_default();
         own(limits).map_or(SERVICE_TIMEOUT, |limit| limit.saturating_add(SERVICE_MARGIN))
+    }
+}
+
+fn step_of(job: JobStep) -> Step {
+    match job {
+        JobStep::Prepare => Step::Prepare,
+        JobStep::Update => Step::Update,
+        JobStep::Check => Step::Check,
     }
 }
 
