@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use instance_agent::command::{
-    CommandError, CommandSpec, JobName, JobStep, Runner, Running, StartError, Stop,
+    CommandError, CommandSpec, JobName, JobStep, Runner, Running, StartError, Stop, SystemdError,
+    SystemdTools,
 };
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
@@ -696,4 +697,15 @@ async fn a_survivor_is_ended_when_only_its_children_are_left() {
     until(|| is_reaped(leader)).await;
     runner().end_survivor(&running).await.unwrap();
     assert_eq!(witness.line().await, None);
+}
+
+#[tokio::test]
+async fn a_missing_systemd_is_named() {
+    let tools = SystemdTools { systemd_run: "/no/such/systemd-run".into(), ..SystemdTools::default() };
+    let error = Runner::under_systemd(HELPER.into(), tools).await.unwrap_err();
+    assert!(matches!(error, SystemdError::Run { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("cannot run `/no/such/systemd-run`: No such file"), "{error}");
+    let tools = SystemdTools { systemd_run: "echo".into(), ..SystemdTools::default() };
+    let error = Runner::under_systemd(HELPER.into(), tools).await.unwrap_err().to_string();
+    assert!(error.starts_with("`systemd-run --version` is not understood: echo "), "{error}");
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
-use super::Stop;
+use super::{Stop, SystemdError};
 
 /// How often a group without its leader is looked at: nothing announces the end of its last process.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
@@ -18,10 +18,19 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 pub(super) enum Ending {
     /// By itself.
     Own(io::Result<ExitStatus>),
+    /// The exit status may be that of what should have started it.
+    Starter(ExitStatus),
     /// Its time limit was over; `killed`: SIGTERM did not do.
     TimedOut { killed: bool },
     /// The agent's shutdown did not wait any longer; `killed`: SIGTERM did not do.
     Interrupted { killed: bool },
+}
+
+impl Ending {
+    /// It is over, but how, nobody knows.
+    pub(super) fn unknown(error: SystemdError) -> Self {
+        Self::Own(Err(io::Error::other(error)))
+    }
 }
 
 /// A process group, killed on drop unless it was released.

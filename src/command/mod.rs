@@ -1,6 +1,7 @@
 //! Runs a configured command: its user, directory, environment, time limit, and its last lines of output.
 //!
-//! A command of a deploy is a process group that can be [ended](Runner::end_survivor) by an agent that did not start it. It gets
+//! A command of a deploy is a unit where the agent runs [under systemd](Runner::under_systemd), and a process
+//! group elsewhere; either can be [ended](Runner::end_survivor) by an agent that did not start it. It gets
 //! nothing of the agent's own environment, and standard output and standard error are one pipe, so that its
 //! last lines come in the order in which it wrote them.
 
@@ -10,7 +11,10 @@ mod failure;
 mod group;
 mod job;
 mod output;
+mod state;
 mod survivor;
+mod systemd;
+mod unit;
 mod user;
 
 use std::ffi::OsString;
@@ -26,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tail::clean;
 pub use error::{CommandError, StartError};
-pub use failure::SurvivorError;
+pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};
 pub use job::{JobName, JobStep, Running};
 use output::Output;
 pub use survivor::ProcessGroup;
+use systemd::Systemd;
+pub use systemd::SystemdTools;
 use user::Account;
 pub use user::{EXEC_FAILED, exec_as};
 
@@ -78,6 +84,7 @@ pub struct Runner {
     helper: PathBuf,
     own: Account,
     lang: OsString,
+    systemd: Option<Systemd>,
 }
 
 impl Runner {
@@ -87,7 +94,14 @@ impl Runner {
     pub fn new(helper: PathBuf) -> Self {
         let lang = std::env::var_os("LANG").filter(|lang| !lang.is_empty());
         let lang = lang.unwrap_or_else(|| OsString::from("C.UTF-8"));
-        Self { kill_after: KILL_AFTER, helper, own: Account::own(), lang }
+        Self { kill_after: KILL_AFTER, helper, own: Account::own(), lang, systemd: None }
+    }
+
+    /// Runs the commands of deploys as transient units. It is systemd that starts them, outside this process's
+    /// sandbox: `/proc/self/exe` would be another program there, so that is no `helper`.
+    pub async fn under_systemd(helper: PathBuf, tools: SystemdTools) -> Result<Self, SystemdError> {
+        let systemd = Some(Systemd::detect(tools).await?);
+        Ok(Self { systemd, ..Self::new(helper) })
     }
 
     /// Runs a command of a deploy to its end, with nothing on its standard input. `started` hears of it before
@@ -95,15 +109,20 @@ impl Runner {
     /// when this process does not live to see its end.
     ///
     /// When the future is dropped, the command is ended too. What a command that succeeds leaves running is let
-    /// be.
+    /// be, but not under systemd, where nothing outlives its unit. There a command of the same name that an
+    /// agent left behind is ended first.
     pub async fn run(
         &self,
-        _job: &JobName,
+        job: &JobName,
         spec: &CommandSpec,
         environment: &[(String, String)],
         stop: &Stop,
         started: impl FnOnce(Running),
     ) -> Result<(), CommandError> {
+        if let Some(systemd) = &self.systemd {
+            let starting = || started(Running::Unit(job.clone()));
+            return self.run_unit(systemd, job, spec, environment, stop, starting).await;
+        }
         let record = |group: &Group| {
             let group =
                 group.id().map_or_else(|| Err(io::ErrorKind::NotFound.into()), ProcessGroup::led_by)?;
@@ -130,9 +149,22 @@ impl Runner {
     /// where there is no systemd.
     pub async fn end_survivor(&self, running: &Running) -> Result<(), SurvivorError> {
         match running {
-            Running::Unit(_) => Ok(()),
+            Running::Unit(job) => self.end_survivors(std::slice::from_ref(job)).await,
             Running::Group(group) => group.end(self.kill_after).await,
         }
+    }
+
+    /// Ends whatever is left of these commands, as [`Self::end_survivor`] does, without a record of them: under
+    /// systemd the names are enough. All are tried; the error is the first one.
+    pub async fn end_survivors(&self, jobs: &[JobName]) -> Result<(), SurvivorError> {
+        let mut result = Ok(());
+        if let Some(systemd) = &self.systemd {
+            for job in jobs {
+                let ended = systemd.end(&systemd.unit(job), self.kill_after).await;
+                result = result.and(ended.map(drop).map_err(SurvivorError::from));
+            }
+        }
+        result
     }
 }
 
@@ -165,19 +197,23 @@ fn judge(
     output: Output,
 ) -> Result<(), CommandError> {
     let (reports, tail) = output.finish();
-    let status = match ending {
+    let (status, by_starter) = match ending {
         Ending::TimedOut { killed } => return Err(CommandError::TimedOut { command, after, killed, tail }),
         Ending::Interrupted { killed } => {
             return Err(CommandError::Interrupted { command, grace, killed, tail });
         }
         Ending::Own(Err(error)) => return Err(CommandError::Lost { command, error, tail }),
-        Ending::Own(Ok(status)) => status,
+        Ending::Own(Ok(status)) => (status, false),
+        Ending::Starter(status) => (status, true),
     };
     match (status.code(), reports) {
         (Some(0), _) => Ok(()),
         // It takes both, the word and the exit code: a name service may write to standard error too.
         (Some(code), Some(words)) if code == i32::from(EXEC_FAILED) => {
             Err(CommandError::Start { command, cause: StartError::Reported(words) })
+        }
+        (Some(_), Some(words)) if by_starter => {
+            Err(CommandError::Start { command, cause: StartError::Refused(words) })
         }
         (Some(code), _) => Err(CommandError::Exited { command, code, tail }),
         (None, _) => Err(CommandError::Signalled { command, signal: status.signal().unwrap_or(0), tail }),
