@@ -69,7 +69,7 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let store = Store::new(&settings.state_dir);
     make_state_dir(&settings.state_dir, &store)?;
-    let records = recovery::recover(&store, &dependencies.manager).await;
+    let records = recovery::recover(&store, dependencies.manager.as_ref(), &dependencies.runner).await;
     let mut agent = Agent::start(settings, dependencies, records, shutdown.clone());
     agent.supervisor.ready();
     let mut heartbeat = Heartbeat::of(&agent.supervisor);

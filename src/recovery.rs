@@ -1,12 +1,13 @@
 //! What comes first at a start: damaged records are set aside, and services that an interrupted deploy had stopped
 //! are started, whatever the configuration says now.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use crate::command::{JobName, JobStep, Runner};
+use crate::config::AppName;
 use crate::handover;
 use crate::journal::{InProgress, ReadError, Record, Store};
 use crate::service::ServiceManager;
@@ -15,14 +16,15 @@ use crate::service::ServiceManager;
 const START_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Reads the journal, and mends what an agent that was killed left behind.
-pub async fn recover(store: &Store, manager: &Arc<dyn ServiceManager>) -> Vec<Record> {
+pub async fn recover(store: &Store, manager: &dyn ServiceManager, runner: &Runner) -> Vec<Record> {
     let mut records = read(store);
     for record in &mut records {
         let Some(attempt) = record.interrupted(SystemTime::now()) else { continue };
         let (app, sha) = (&record.app, &attempt.revision.commit);
         warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
+        end_survivors(&record.app, &attempt, runner).await;
         if attempt.touched {
-            start_services(record, &attempt, manager.as_ref()).await;
+            start_services(record, &attempt, manager).await;
         }
         if let Err(error) = store.write(record) {
             // The attempt stays in the file, so that the next start counts it again.
@@ -52,6 +54,19 @@ fn read(store: &Store) -> Vec<Record> {
         }
     }
     records
+}
+
+/// A command may have outlived the agent: no other of the app may begin beside it.
+async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
+    let jobs = [JobStep::Prepare, JobStep::Update, JobStep::Check].map(|step| JobName::new(step, app));
+    let named = runner.end_survivors(&jobs).await;
+    let noted = match &attempt.running {
+        Some(running) => runner.end_survivor(running).await,
+        None => Ok(()),
+    };
+    for error in [named, noted].into_iter().filter_map(Result::err) {
+        error!(%app, %error, "cannot end a command that outlived the agent");
+    }
 }
 
 /// With the environment of the revision that ran for certain last: the interrupted one may be half in place.

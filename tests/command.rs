@@ -8,9 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use instance_agent::command::{CommandError, CommandSpec, Runner, StartError, Stop};
+use instance_agent::command::{
+    CommandError, CommandSpec, JobName, JobStep, Runner, Running, StartError, Stop, SystemdError,
+    SystemdTools,
+};
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, User, geteuid, mkfifo};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -59,7 +63,7 @@ fn at_once() -> Stop {
 }
 
 async fn run(spec: &CommandSpec) -> Result<(), CommandError> {
-    within(runner().run(spec, &[], None, &never())).await
+    within(runner().run_child(spec, &[], None, &never())).await
 }
 
 async fn within<T>(event: impl Future<Output = T>) -> T {
@@ -190,20 +194,20 @@ async fn output_is_made_fit_for_logs() {
 #[tokio::test]
 async fn standard_input_is_what_is_given_or_nothing() {
     let given = Some(b"hello".to_vec());
-    runner().run(&shell(r#"test "$(cat)" = hello"#), &[], given, &never()).await.unwrap();
+    runner().run_child(&shell(r#"test "$(cat)" = hello"#), &[], given, &never()).await.unwrap();
     run(&shell(r#"test "$(readlink /proc/self/fd/0)" = /dev/null"#)).await.unwrap();
 }
 
 #[tokio::test]
 async fn standard_input_need_not_be_read() {
     let much = Some(vec![b'x'; 1_000_000]);
-    runner().run(&command(&["true"]), &[], much, &never()).await.unwrap();
+    runner().run_child(&command(&["true"]), &[], much, &never()).await.unwrap();
 }
 
 #[tokio::test]
 async fn much_input_and_output_do_not_wait_for_each_other() {
     let much = Some(vec![b'x'; 1_000_000]);
-    let error = within(runner().run(&shell("cat; exit 1"), &[], much, &never())).await.unwrap_err();
+    let error = within(runner().run_child(&shell("cat; exit 1"), &[], much, &never())).await.unwrap_err();
     assert_eq!(error.tail(), ["x".repeat(1000)]);
 }
 
@@ -229,7 +233,7 @@ async fn the_time_limit_ends_children_that_ignore_sigterm() {
     let mut witness = Witness::new();
     let script = "exec 3>$1; trap '' TERM; sleep 60 & (sleep 60; :) & echo up >&3; wait";
     let spec = CommandSpec { timeout: Duration::from_secs(2), ..shell_with(script, &witness.path) };
-    let error = within(impatient().run(&spec, &[], None, &never())).await.unwrap_err();
+    let error = within(impatient().run_child(&spec, &[], None, &never())).await.unwrap_err();
     assert!(matches!(error, CommandError::TimedOut { killed: true, .. }), "{error}");
     assert!(error.to_string().contains("killed, as it did not heed SIGTERM"), "{error}");
     assert_eq!(witness.line().await.as_deref(), Some("up"));
@@ -240,7 +244,7 @@ async fn the_time_limit_ends_children_that_ignore_sigterm() {
 async fn shut_down(runner: Runner, script: &str) -> (CommandError, Vec<String>) {
     let mut witness = Witness::new();
     let (spec, stop) = (shell_with(script, &witness.path), at_once());
-    let running = runner.run(&spec, &[], None, &stop);
+    let running = runner.run_child(&spec, &[], None, &stop);
     let watching = async {
         assert_eq!(witness.line().await.as_deref(), Some("up"));
         stop.shutdown.cancel();
@@ -285,7 +289,7 @@ async fn a_stopped_command_can_heed_sigterm_too() {
     let script = "exec 3>$1; trap 'echo bye >&3; exit' TERM; echo $$ >&3; kill -STOP $$; sleep 60";
     let (spec, stop) = (shell_with(script, &witness.path), at_once());
     let runner = runner();
-    let running = runner.run(&spec, &[], None, &stop);
+    let running = runner.run_child(&spec, &[], None, &stop);
     let watching = async {
         let stat = format!("/proc/{}/stat", witness.pid().await);
         until(|| fs::read_to_string(&stat).unwrap().contains(" T ")).await;
@@ -303,13 +307,13 @@ async fn a_command_may_end_in_the_grace_time_of_a_shutdown() {
     let mut witness = Witness::new();
     let (spec, stop) = (shell_with("echo up >$1; read line <$1.go", &witness.path), never());
     let runner = runner();
-    let running = runner.run(&spec, &[], None, &stop);
+    let running = runner.run_child(&spec, &[], None, &stop);
     let watching = async {
         assert_eq!(witness.line().await.as_deref(), Some("up"));
         stop.shutdown.cancel();
         // By the time that a command without grace time has been ended, the other would have been too.
         let without = Stop { grace: Duration::ZERO, ..stop.clone() };
-        runner.run(&command(&["sleep", "60"]), &[], None, &without).await.unwrap_err();
+        runner.run_child(&command(&["sleep", "60"]), &[], None, &without).await.unwrap_err();
         witness.tell();
     };
     let (result, ()) = tokio::join!(running, watching);
@@ -321,7 +325,7 @@ async fn a_shutdown_does_not_lengthen_the_time_limit() {
     let spec = CommandSpec { timeout: Duration::from_millis(100), ..command(&["sleep", "60"]) };
     let stop = never();
     stop.shutdown.cancel();
-    let error = runner().run(&spec, &[], None, &stop).await.unwrap_err();
+    let error = runner().run_child(&spec, &[], None, &stop).await.unwrap_err();
     assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
 }
 
@@ -332,7 +336,7 @@ async fn a_dropped_future_kills_and_reaps_the_group() {
     let (spec, stop) = (shell_with(script, &witness.path), never());
     let runner = runner();
     let pid = tokio::select! {
-        result = runner.run(&spec, &[], None, &stop) => panic!("it ended: {result:?}"),
+        result = runner.run_child(&spec, &[], None, &stop) => panic!("it ended: {result:?}"),
         pid = witness.pid() => pid,
     };
     assert_eq!(witness.line().await, None);
@@ -367,7 +371,7 @@ async fn environments(
     let file = dir.path().join("environ");
     let given = [("GITHUB_SHA".to_owned(), "a=b c\n".to_owned())];
     let copy = spec(command(&["cp", "/proc/self/environ", file.to_str().unwrap()]));
-    runner().run(&copy, &given, None, &never()).await.unwrap();
+    runner().run_child(&copy, &given, None, &never()).await.unwrap();
     let text = fs::read_to_string(file).unwrap();
     let pairs = text.split_terminator('\0').map(|pair| pair.split_once('=').unwrap());
     let found = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -403,9 +407,9 @@ async fn the_environment_is_the_users_and_what_is_given() {
 async fn given_variables_go_before_the_users() {
     let given = [("HOME".to_owned(), "/given".to_owned())];
     let spec = shell("test $HOME = /given");
-    runner().run(&spec, &given, None, &never()).await.unwrap();
+    runner().run_child(&spec, &given, None, &never()).await.unwrap();
     if is_root() {
-        runner().run(&as_nobody(spec), &given, None, &never()).await.unwrap();
+        runner().run_child(&as_nobody(spec), &given, None, &never()).await.unwrap();
     }
 }
 
@@ -474,7 +478,7 @@ async fn another_user_has_the_same_time_limit_and_input() {
     assert!(matches!(error, CommandError::TimedOut { killed: false, .. }), "{error}");
     let given = Some(b"hello".to_vec());
     let spec = as_nobody(shell(r#"test "$(cat)" = hello"#));
-    runner().run(&spec, &[], given, &never()).await.unwrap();
+    runner().run_child(&spec, &[], given, &never()).await.unwrap();
 }
 
 #[tokio::test]
@@ -590,7 +594,7 @@ async fn a_missing_user_is_named() {
 async fn a_missing_helper_is_named() {
     let spec = CommandSpec { user: Some("no-such-user".into()), ..command(&["true"]) };
     let runner = Runner::new("/no/such/helper".into());
-    let error = runner.run(&spec, &[], None, &never()).await.unwrap_err();
+    let error = runner.run_child(&spec, &[], None, &never()).await.unwrap_err();
     assert!(matches!(error, CommandError::Start { cause: StartError::Helper { .. }, .. }), "{error:?}");
     assert!(error.to_string().contains("cannot run `/no/such/helper`"), "{error}");
 }
@@ -621,4 +625,87 @@ async fn a_command_cannot_pass_for_the_helper() {
 #[tokio::test]
 async fn an_empty_command_is_refused() {
     assert!(refusal(&command(&[])).await.ends_with("it names no program"));
+}
+
+fn job() -> JobName {
+    JobName::new(JobStep::Update, &"web".parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_deploys_command_is_on_record_while_it_runs() {
+    let mut witness = Witness::new();
+    let spec = shell_with("exec 3>$1; echo $$ >&3; read line <$1.go; exit 3", &witness.path);
+    let (runner, stop, job) = (runner(), never(), job());
+    let mut record = None;
+    let running = runner.run(&job, &spec, &[], &stop, |running| record = Some(running));
+    let watching = async {
+        let pid = witness.pid().await;
+        witness.tell();
+        pid
+    };
+    let (result, pid) = tokio::join!(running, watching);
+    assert_eq!(result.unwrap_err().exit_code(), Some(3));
+    let text = serde_json::to_string(&record.unwrap()).unwrap();
+    assert!(text.starts_with(&format!(r#"{{"group":{{"pgid":{pid},"start_time":"#)), "{text}");
+}
+
+/// What an agent leaves that is killed: the script's first line, which is its number, has come. Its end is
+/// waited for as the system's first process would.
+async fn survivor(script: &str) -> (Running, Witness) {
+    let mut witness = Witness::new();
+    let (spec, runner) = (shell_with(script, &witness.path), runner());
+    let (sender, mut record) = mpsc::unbounded_channel();
+    let mut agent = Box::pin(async move {
+        let started = move |running| drop(sender.send(running));
+        runner.run(&job(), &spec, &[], &never(), started).await
+    });
+    let pid = tokio::select! {
+        result = &mut agent => panic!("it ended: {result:?}"),
+        pid = witness.pid() => pid,
+    };
+    std::mem::forget(agent);
+    std::thread::spawn(move || waitpid(pid, None));
+    (record.recv().await.unwrap(), witness)
+}
+
+#[tokio::test]
+async fn a_survivor_is_ended_with_all_its_children() {
+    let script = "exec 3>$1; trap 'echo bye >&3; exit' TERM; sleep 60 & echo $$ >&3; wait";
+    let (running, mut witness) = survivor(script).await;
+    runner().end_survivor(&running).await.unwrap();
+    assert_eq!(witness.line().await.as_deref(), Some("bye"));
+    assert_eq!(witness.line().await, None);
+}
+
+#[tokio::test]
+async fn a_survivor_that_ignores_sigterm_is_killed() {
+    let script = "exec 3>$1; trap '' TERM; sleep 60 & echo $$ >&3; wait";
+    let (running, mut witness) = survivor(script).await;
+    impatient().end_survivor(&running).await.unwrap();
+    assert_eq!(witness.line().await, None);
+    runner().end_survivor(&running).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_survivor_is_ended_when_only_its_children_are_left() {
+    let script = "exec 3>$1; sleep 60 & echo $$ >&3; read line <$1.go";
+    let (running, mut witness) = survivor(script).await;
+    let Running::Group(group) = &running else { panic!("{running:?}") };
+    let record = serde_json::to_value(group).unwrap();
+    let leader = Pid::from_raw(record["pgid"].as_i64().unwrap().try_into().unwrap());
+    witness.tell();
+    until(|| is_reaped(leader)).await;
+    runner().end_survivor(&running).await.unwrap();
+    assert_eq!(witness.line().await, None);
+}
+
+#[tokio::test]
+async fn a_missing_systemd_is_named() {
+    let tools = SystemdTools { systemd_run: "/no/such/systemd-run".into(), ..SystemdTools::default() };
+    let error = Runner::under_systemd(HELPER.into(), tools).await.unwrap_err();
+    assert!(matches!(error, SystemdError::Run { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("cannot run `/no/such/systemd-run`: No such file"), "{error}");
+    let tools = SystemdTools { systemd_run: "echo".into(), ..SystemdTools::default() };
+    let error = Runner::under_systemd(HELPER.into(), tools).await.unwrap_err().to_string();
+    assert!(error.starts_with("`systemd-run --version` is not understood: echo "), "{error}");
 }

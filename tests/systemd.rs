@@ -4,6 +4,8 @@
 
 #[path = "support/container.rs"]
 mod container;
+#[path = "systemd/transient.rs"]
+mod transient;
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +24,7 @@ const INSIDE: &str = "/run/instance-agent-test";
 #[test]
 fn cases_in_a_container() {
     let program = std::env::current_exe().unwrap();
-    let container = Container::boot(&[&program]);
+    let container = Container::boot(&[&program, Path::new(transient::HELPER)]);
     fs::write(container.path(INSIDE), "").unwrap();
     let path = program.to_str().unwrap();
     let output = container.command(path).args(["--ignored", "--test-threads=8"]).output().unwrap();

@@ -1,9 +1,10 @@
 //! `instance-agent run`: signals, logging and exit codes around [`agent::run`].
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::unistd::geteuid;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -11,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::agent::{self, Dependencies, Reload};
-use crate::command::Runner;
+use crate::command::{Runner, SystemdTools};
 use crate::config::{self, ConfigErrors, DEFAULT_FILE, Host, Loaded, Request};
 use crate::journal::{Record, Store};
 use crate::recovery;
-use crate::service::{self, DetectionRoot};
+use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
 use crate::supervisor::Supervisor;
 
 use super::exit;
@@ -59,7 +60,10 @@ fn rescue(request: &Request) {
     runtime.block_on(async {
         let choice = config::service_manager(request);
         match service::detect(&choice, &DetectionRoot::default()).await {
-            Ok(manager) => drop(recovery::recover(&store, &manager).await),
+            Ok(manager) => {
+                let runner = runner(manager.as_ref()).await;
+                recovery::recover(&store, manager.as_ref(), &runner).await;
+            }
             Err(problem) => {
                 error!("cannot start the services that an interrupted deploy had stopped: {problem}");
             }
@@ -106,9 +110,8 @@ async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
         }
     };
     let dependencies = Dependencies {
+        runner: runner(manager.as_ref()).await,
         manager,
-        // The link goes on naming this program when an upgrade replaces its file.
-        runner: Runner::new(Path::new("/proc/self/exe").to_owned()),
         supervisor: Supervisor::from_environment(),
     };
     let (reloads, receiver) = mpsc::channel(1);
@@ -122,6 +125,19 @@ async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
             ExitCode::from(exit::FAILED)
         }
     }
+}
+
+/// Under systemd, commands run as units of their own, if the agent may start such; else as its children.
+async fn runner(manager: &dyn ServiceManager) -> Runner {
+    // The link goes on naming this program when an upgrade replaces its file, and names it to other processes too.
+    let helper = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    if manager.name() == Systemd::NAME && geteuid().is_root() {
+        match Runner::under_systemd(helper.clone(), SystemdTools::default()).await {
+            Ok(runner) => return runner,
+            Err(problem) => warn!("commands will end with the agent: they cannot run as units: {problem}"),
+        }
+    }
+    Runner::new(helper)
 }
 
 fn log_warnings(warnings: &[String]) {

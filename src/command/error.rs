@@ -7,7 +7,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use nix::sys::signal::Signal;
 
-use super::{CommandSpec, PATH, clean};
+use super::{CommandSpec, PATH, SystemdError, clean};
 
 /// Characters of a command that errors show: enough to know it by.
 const SHOWN: usize = 200;
@@ -179,6 +179,18 @@ pub enum StartError {
     /// What that program said.
     #[error("{0}")]
     Reported(String),
+    /// The same command still runs, from an agent that was killed.
+    #[error("an earlier run of it could not be ended: {0}")]
+    Survivor(SystemdError),
+    /// The program that starts units cannot be run.
+    #[error("{0}")]
+    Systemd(SystemdError),
+    /// What that program said.
+    #[error("systemd did not run it: {0}")]
+    Refused(String),
+    /// The process group could not be told from a later one.
+    #[error("its process group cannot be recorded: {0}: mount /proc so that the agent can read it")]
+    Unrecorded(io::Error),
     /// The system has no pipe for the command's output.
     #[error("no pipe for its output: {0}: raise the agent's limit of open files")]
     Pipe(io::Error),

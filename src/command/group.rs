@@ -9,19 +9,28 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
-use super::Stop;
+use super::{Stop, SystemdError};
 
 /// How often a group without its leader is looked at: nothing announces the end of its last process.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// How a command came to its end.
 pub(super) enum Ending {
     /// By itself.
     Own(io::Result<ExitStatus>),
+    /// The exit status may be that of what should have started it.
+    Starter(ExitStatus),
     /// Its time limit was over; `killed`: SIGTERM did not do.
     TimedOut { killed: bool },
     /// The agent's shutdown did not wait any longer; `killed`: SIGTERM did not do.
     Interrupted { killed: bool },
+}
+
+impl Ending {
+    /// It is over, but how, nobody knows.
+    pub(super) fn unknown(error: SystemdError) -> Self {
+        Self::Own(Err(io::Error::other(error)))
+    }
 }
 
 /// A process group, killed on drop unless it was released.
@@ -31,6 +40,20 @@ impl Group {
     /// The group that `child` leads.
     pub(super) fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// Its leader's number.
+    pub(super) fn id(&self) -> Option<i32> {
+        self.0.map(Pid::as_raw)
+    }
+
+    /// Lets what is left of it be. Once its leader is reaped, its number may become another's.
+    pub(super) fn release(&mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
     }
 
     /// Waits for the command, no longer than it may run. Afterwards it is reaped, and unless it succeeded
@@ -46,7 +69,7 @@ impl Group {
             biased;
             status = child.wait() => {
                 if status.as_ref().is_ok_and(ExitStatus::success) {
-                    self.0 = None;
+                    self.release();
                 } else {
                     self.end(child, kill_after).await;
                 }
@@ -67,7 +90,7 @@ impl Group {
             self.signal(Signal::SIGKILL);
             let _ = child.wait().await;
         }
-        self.0 = None;
+        self.release();
         killed
     }
 
@@ -87,6 +110,6 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.kill();
     }
 }

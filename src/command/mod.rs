@@ -1,29 +1,42 @@
 //! Runs a configured command: its user, directory, environment, time limit, and its last lines of output.
 //!
-//! A command is a process group. It gets nothing of the agent's own environment, and standard output and
-//! standard error are one pipe, so that its last lines come in the order in which it wrote them.
+//! A command of a deploy is a unit where the agent runs [under systemd](Runner::under_systemd), and a process
+//! group elsewhere; either can be [ended](Runner::end_survivor) by an agent that did not start it. It gets
+//! nothing of the agent's own environment, and standard output and standard error are one pipe, so that its
+//! last lines come in the order in which it wrote them.
 
+mod child;
 mod error;
+mod failure;
 mod group;
+mod job;
 mod output;
+mod state;
+mod survivor;
+mod systemd;
+mod unit;
 mod user;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin};
+use tokio::process::Child;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::tail::clean;
 pub use error::{CommandError, StartError};
+pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};
+pub use job::{JobName, JobStep, Running};
 use output::Output;
+pub use survivor::ProcessGroup;
+use systemd::Systemd;
+pub use systemd::SystemdTools;
 use user::Account;
 pub use user::{EXEC_FAILED, exec_as};
 
@@ -71,102 +84,111 @@ pub struct Runner {
     helper: PathBuf,
     own: Account,
     lang: OsString,
+    systemd: Option<Systemd>,
 }
 
 impl Runner {
-    /// `helper` is the program whose `exec-as` calls [`exec_as`]: this one. `/proc/self/exe` goes on naming
-    /// it after an upgrade has replaced its file. Looks up the agent's own user, which may block.
+    /// Runs every command as a child of this process. `helper` is the program whose `exec-as` calls [`exec_as`]:
+    /// this one, as `/proc/PID/exe` with the number of this process, which goes on naming it after an upgrade
+    /// has replaced its file. Looks up the agent's own user, which may block.
     pub fn new(helper: PathBuf) -> Self {
         let lang = std::env::var_os("LANG").filter(|lang| !lang.is_empty());
         let lang = lang.unwrap_or_else(|| OsString::from("C.UTF-8"));
-        Self { kill_after: KILL_AFTER, helper, own: Account::own(), lang }
+        Self { kill_after: KILL_AFTER, helper, own: Account::own(), lang, systemd: None }
     }
 
-    /// Runs a command to its end, `stdin` (or nothing) on its standard input. When the future is dropped, the
-    /// command's process group is killed. What a command that succeeds leaves running is let be.
+    /// Runs the commands of deploys as transient units. It is systemd that starts them, outside this process's
+    /// sandbox: `/proc/self/exe` would be another program there, so that is no `helper`.
+    pub async fn under_systemd(helper: PathBuf, tools: SystemdTools) -> Result<Self, SystemdError> {
+        let systemd = Some(Systemd::detect(tools).await?);
+        Ok(Self { systemd, ..Self::new(helper) })
+    }
+
+    /// Runs a command of a deploy to its end, with nothing on its standard input. `started` hears of it before
+    /// it can do much: what it is told is to be recorded, so that [`Self::end_survivor`] can end the command
+    /// when this process does not live to see its end.
+    ///
+    /// When the future is dropped, the command is ended too. What a command that succeeds leaves running is let
+    /// be, but not under systemd, where nothing outlives its unit. There a command of the same name that an
+    /// agent left behind is ended first.
     pub async fn run(
+        &self,
+        job: &JobName,
+        spec: &CommandSpec,
+        environment: &[(String, String)],
+        stop: &Stop,
+        started: impl FnOnce(Running),
+    ) -> Result<(), CommandError> {
+        if let Some(systemd) = &self.systemd {
+            let starting = || started(Running::Unit(job.clone()));
+            return self.run_unit(systemd, job, spec, environment, stop, starting).await;
+        }
+        let record = |group: &Group| {
+            let group =
+                group.id().map_or_else(|| Err(io::ErrorKind::NotFound.into()), ProcessGroup::led_by)?;
+            started(Running::Group(group));
+            Ok(())
+        };
+        self.run_group(spec, environment, None, stop, record).await
+    }
+
+    /// Runs a command that belongs to no deploy to its end, as a child of this process, `stdin` (or nothing) on
+    /// its standard input. When the future is dropped, the command's process group is killed.
+    pub async fn run_child(
         &self,
         spec: &CommandSpec,
         environment: &[(String, String)],
         stdin: Option<Vec<u8>>,
         stop: &Stop,
     ) -> Result<(), CommandError> {
-        let command = error::describe(spec);
-        let source = if stdin.is_some() { Stdio::piped() } else { Stdio::null() };
-        let (mut child, mut output) = match self.start(spec, environment, source) {
-            Ok(started) => started,
-            Err(cause) => return Err(CommandError::Start { command, cause }),
-        };
-        let group = Group::of(&child);
-        let feed = feed(child.stdin.take(), stdin.unwrap_or_default());
-        let ended = CancellationToken::new();
-        let supervise = async {
-            let ending = group.supervise(&mut child, spec.timeout, stop, self.kill_after).await;
-            ended.cancel();
-            ending
-        };
-        let talk = async {
-            tokio::select! {
-                _ = async { tokio::join!(feed, output.follow()) } => {}
-                () = after(&ended, DRAIN) => {}
-            }
-        };
-        let (ending, ()) = tokio::join!(supervise, talk);
-        judge(command, spec.timeout, stop.grace, ending, output)
+        self.run_group(spec, environment, stdin, stop, |_| Ok(())).await
     }
 
-    fn start(
-        &self,
-        spec: &CommandSpec,
-        environment: &[(String, String)],
-        stdin: Stdio,
-    ) -> Result<(Child, Output), StartError> {
-        match spec.user.as_deref().filter(|user| !self.own.is(user)) {
-            None => self.start_own(spec, environment, stdin),
-            Some(user) => self.start_as(user, spec, environment, stdin),
+    /// Ends a command that was running when an earlier agent was killed, and waits until none of its processes
+    /// is left. Does nothing when it ended long ago, even where its number is another's by now, nor about a unit
+    /// where there is no systemd.
+    pub async fn end_survivor(&self, running: &Running) -> Result<(), SurvivorError> {
+        match running {
+            Running::Unit(job) => self.end_survivors(std::slice::from_ref(job)).await,
+            Running::Group(group) => group.end(self.kill_after).await,
         }
     }
 
-    fn start_own(
-        &self,
-        spec: &CommandSpec,
-        environment: &[(String, String)],
-        stdin: Stdio,
-    ) -> Result<(Child, Output), StartError> {
-        let (program, arguments) = spec.argv.split_first().ok_or(StartError::Empty)?;
-        let dir = self.own.dir(spec.dir.as_deref());
-        let (output, writer) = Output::open()?;
-        let mut command = self.bare(program.as_ref());
-        command.args(arguments).current_dir(dir).envs(self.own.variables());
-        command.stdin(stdin).stderr(writer.try_clone().map_err(StartError::Pipe)?).stdout(writer);
-        let child = spawn(command, environment).map_err(|error| user::blame(error, dir, program.as_ref()))?;
-        Ok((child, output))
-    }
-
-    fn start_as(
-        &self,
-        user: &str,
-        spec: &CommandSpec,
-        environment: &[(String, String)],
-        stdin: Stdio,
-    ) -> Result<(Child, Output), StartError> {
-        let (mut output, writer) = Output::open()?;
-        let mut command = self.bare(self.helper.as_ref());
-        command.args(user::arguments(user, spec.dir.as_deref(), &spec.argv)).current_dir("/");
-        command.stdin(stdin).stdout(writer).stderr(output.open_reports()?);
-        let child = spawn(command, environment)
-            .map_err(|error| StartError::Helper { helper: self.helper.clone(), error })?;
-        Ok((child, output))
-    }
-
-    fn bare(&self, program: &OsStr) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().env("PATH", PATH).env("LANG", &self.lang);
-        command
+    /// Ends whatever is left of these commands, as [`Self::end_survivor`] does, without a record of them: under
+    /// systemd the names are enough. All are tried; the error is the first one.
+    pub async fn end_survivors(&self, jobs: &[JobName]) -> Result<(), SurvivorError> {
+        let mut result = Ok(());
+        if let Some(systemd) = &self.systemd {
+            for job in jobs {
+                let ended = systemd.end(&systemd.unit(job), self.kill_after).await;
+                result = result.and(ended.map(drop).map_err(SurvivorError::from));
+            }
+        }
+        result
     }
 }
 
-/// A refusal takes both, the helper's word and its exit code: a name service may write to standard error too.
+/// Feeds and listens to a command until it has ended and its output has, or soon after.
+async fn accompany(
+    supervise: impl Future<Output = Ending>,
+    feed: impl Future<Output = ()>,
+    output: &mut Output,
+) -> Ending {
+    let ended = CancellationToken::new();
+    let supervise = async {
+        let ending = supervise.await;
+        ended.cancel();
+        ending
+    };
+    let talk = async {
+        tokio::select! {
+            _ = async { tokio::join!(feed, output.follow()) } => {}
+            () = after(&ended, DRAIN) => {}
+        }
+    };
+    tokio::join!(supervise, talk).0
+}
+
 fn judge(
     command: String,
     after: Duration,
@@ -174,37 +196,34 @@ fn judge(
     ending: Ending,
     output: Output,
 ) -> Result<(), CommandError> {
-    let reported = output.reported();
-    let tail = output.into_lines();
-    let status = match ending {
+    let (reports, tail) = output.finish();
+    let (status, by_starter) = match ending {
         Ending::TimedOut { killed } => return Err(CommandError::TimedOut { command, after, killed, tail }),
         Ending::Interrupted { killed } => {
             return Err(CommandError::Interrupted { command, grace, killed, tail });
         }
         Ending::Own(Err(error)) => return Err(CommandError::Lost { command, error, tail }),
-        Ending::Own(Ok(status)) => status,
+        Ending::Own(Ok(status)) => (status, false),
+        Ending::Starter(status) => (status, true),
     };
-    match (status.code(), status.signal()) {
+    match (status.code(), reports) {
         (Some(0), _) => Ok(()),
-        (Some(code), _) if reported && code == i32::from(EXEC_FAILED) => {
-            Err(CommandError::Start { command, cause: StartError::Reported(tail.join(" ")) })
+        // It takes both, the word and the exit code: a name service may write to standard error too.
+        (Some(code), Some(words)) if code == i32::from(EXEC_FAILED) => {
+            Err(CommandError::Start { command, cause: StartError::Reported(words) })
+        }
+        (Some(_), Some(words)) if by_starter => {
+            Err(CommandError::Start { command, cause: StartError::Refused(words) })
         }
         (Some(code), _) => Err(CommandError::Exited { command, code, tail }),
-        (None, signal) => Err(CommandError::Signalled { command, signal: signal.unwrap_or(0), tail }),
+        (None, _) => Err(CommandError::Signalled { command, signal: status.signal().unwrap_or(0), tail }),
     }
 }
 
 /// Takes the command to close this process's copies of the pipes' writing ends: else they would never end.
-fn spawn(mut command: Command, environment: &[(String, String)]) -> io::Result<Child> {
-    command.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
+fn spawn(mut command: Command) -> io::Result<Child> {
+    command.process_group(0);
     tokio::process::Command::from(command).spawn()
-}
-
-/// A command that does not read what it is given does no wrong, so errors are none.
-async fn feed(pipe: Option<ChildStdin>, bytes: Vec<u8>) {
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.write_all(&bytes).await;
-    }
 }
 
 async fn after(token: &CancellationToken, delay: Duration) {

@@ -9,46 +9,44 @@ use tokio::net::unix::pipe::Receiver;
 use super::error::StartError;
 use crate::tail::Tail;
 
-/// What a command writes, and before it what the helper that starts it has to report.
+/// What a command writes, and what those have to report that start it.
 pub(super) struct Output {
-    reports: Option<Receiver>,
+    reporters: Option<Receiver>,
     command: Receiver,
+    reports: Tail,
     tail: Tail,
-    reported: bool,
 }
 
 impl Output {
     /// With the end that is the command's standard output and standard error.
     pub(super) fn open() -> Result<(Self, PipeWriter), StartError> {
         let (command, writer) = pipe()?;
-        Ok((Self { reports: None, command, tail: Tail::default(), reported: false }, writer))
+        Ok((Self { reporters: None, command, reports: Tail::default(), tail: Tail::default() }, writer))
     }
 
-    /// The end that is the helper's standard error. It closes when the helper becomes the command, which
-    /// therefore cannot write to it: reports cannot be forged.
+    /// The end that is the standard error of the helper and of the client that starts a unit. The helper's
+    /// closes when it becomes the command, which therefore cannot write to it: reports cannot be forged.
     pub(super) fn open_reports(&mut self) -> Result<PipeWriter, StartError> {
-        let (reports, writer) = pipe()?;
-        self.reports = Some(reports);
+        let (reporters, writer) = pipe()?;
+        self.reporters = Some(reporters);
         Ok(writer)
     }
 
-    /// Reads until both pipes end. What was read is kept when the future is dropped.
+    /// Reads until both pipes end: at the same time, as a client lives as long as its unit. What was read is
+    /// kept when the future is dropped.
     pub(super) async fn follow(&mut self) {
-        if let Some(mut reports) = self.reports.take() {
-            read(&mut reports, &mut self.tail).await;
-            self.reported = !self.tail.is_empty();
-        }
-        read(&mut self.command, &mut self.tail).await;
+        let reports = async {
+            if let Some(reporters) = &mut self.reporters {
+                read(reporters, &mut self.reports).await;
+            }
+        };
+        tokio::join!(reports, read(&mut self.command, &mut self.tail));
     }
 
-    /// True when the helper had something to say.
-    pub(super) fn reported(&self) -> bool {
-        self.reported
-    }
-
-    /// The last lines.
-    pub(super) fn into_lines(self) -> Vec<String> {
-        self.tail.into_lines()
+    /// What was reported, in one line, and the command's last lines.
+    pub(super) fn finish(self) -> (Option<String>, Vec<String>) {
+        let reports = (!self.reports.is_empty()).then(|| self.reports.into_lines().join(" "));
+        (reports, self.tail.into_lines())
     }
 }
 

@@ -33,6 +33,10 @@ impl Account {
         User::from_uid(uid).ok().flatten().map_or_else(nameless, Self::from)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn is(&self, user: &str) -> bool {
         self.name == user
     }

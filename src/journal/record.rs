@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::Running;
 use crate::config::{App, AppName};
 use crate::github::RepoName;
 use crate::outcome::Verdict;
@@ -82,6 +83,8 @@ pub struct InProgress {
     pub started_at: SystemTime,
     /// Services were stopped, or are about to be.
     pub touched: bool,
+    /// The process group of the command that was begun last, where systemd does not know it by name.
+    pub running: Option<Running>,
 }
 
 /// A push that was taken.
@@ -174,7 +177,8 @@ impl Record {
         let revision = self.pending()?.clone();
         let desired = self.desired.as_mut()?;
         desired.attempts += 1;
-        let attempt = InProgress { revision, number: desired.attempts, started_at: now, touched: false };
+        let attempt =
+            InProgress { revision, number: desired.attempts, started_at: now, touched: false, running: None };
         self.attempt = Some(attempt.clone());
         if touches {
             self.touch();
@@ -187,6 +191,13 @@ impl Record {
         self.deployed = None;
         if let Some(attempt) = &mut self.attempt {
             attempt.touched = true;
+        }
+    }
+
+    /// A command of the attempt was begun.
+    pub(crate) fn set_running(&mut self, running: Running) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.running = Some(running);
         }
     }
 

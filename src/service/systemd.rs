@@ -7,8 +7,6 @@ use super::client::{Finished, UNTRANSLATED, run};
 use super::unit::{PROPERTIES, Unit};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 
-const NAME: &str = "systemd";
-
 /// Stops and starts units of the system's systemd. Environment reaches them by a file that they name, not by this.
 #[derive(Debug)]
 pub struct Systemd {
@@ -19,6 +17,9 @@ pub struct Systemd {
 }
 
 impl Systemd {
+    /// What logs and the configuration call it.
+    pub const NAME: &str = "systemd";
+
     /// Uses the `systemctl` of the PATH.
     pub fn new() -> Self {
         Self::with_program("systemctl")
@@ -73,7 +74,7 @@ impl Systemd {
         let mut error = finished.into_failure();
         match (status, &mut error) {
             (Ok(Status::NotFound), _) => {
-                return ServiceError::NotFound { manager: NAME.to_owned(), service: service.clone() };
+                return ServiceError::NotFound { manager: Self::NAME.to_owned(), service: service.clone() };
             }
             (Ok(Status::Failed(why)), ServiceError::Failed { output, .. }) => output.push(why),
             _ => {}
@@ -94,7 +95,7 @@ impl Default for Systemd {
 
 impl ServiceManager for Systemd {
     fn name(&self) -> &str {
-        NAME
+        Self::NAME
     }
 
     fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {

@@ -2,13 +2,14 @@
 //! on purpose: whatever fails after the first stop, the services are started again.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::command::{CommandError, CommandSpec, Stop};
+use crate::command::{CommandError, CommandSpec, JobName, JobStep, Running, Stop};
 use crate::config::App;
 use crate::handover;
 use crate::journal::{InProgress, Record};
@@ -31,7 +32,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn deploy(
     setup: &Setup,
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     attempt: InProgress,
     shutdown: &CancellationToken,
 ) -> Outcome {
@@ -70,7 +71,7 @@ pub(super) async fn deploy(
 struct Deploy<'a> {
     app: &'a App,
     context: &'a Context,
-    ledger: &'a Ledger,
+    ledger: &'a Arc<Ledger>,
     attempt: &'a InProgress,
     /// What ran for certain last.
     previous: Option<&'a Revision>,
@@ -83,23 +84,25 @@ struct Deploy<'a> {
 impl Deploy<'_> {
     async fn run(&mut self) {
         let environment = self.environment(Some(&self.attempt.revision));
-        if !self.command(Step::Prepare, self.app.prepare.as_ref(), &environment).await {
+        if !self.command(JobStep::Prepare, self.app.prepare.as_ref(), &environment).await {
             return;
         }
-        // Before the first stop, what is deployed must be forgotten; and nothing is stopped for a while only.
-        if self.shutdown.is_cancelled() || self.ledger.change(Record::touch, Machine::touched).await.is_err()
-        {
+        if !self.goes_on() {
+            return;
+        }
+        // Before the first stop, what is deployed must be forgotten.
+        if self.ledger.change(Record::touch, Machine::noted).await.is_err() {
             self.cut_short = true;
             return;
         }
         let updated = self.stop().await
             && self.goes_on()
-            && self.command(Step::Update, self.app.update.as_ref(), &environment).await;
+            && self.command(JobStep::Update, self.app.update.as_ref(), &environment).await;
         let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
         let up = self.verify().await;
         if updated && up && self.goes_on() {
-            self.command(Step::Check, self.app.check.as_ref(), &environment).await;
+            self.command(JobStep::Check, self.app.check.as_ref(), &environment).await;
         }
     }
 
@@ -117,14 +120,18 @@ impl Deploy<'_> {
     /// Runs the step's command, if it has one. False: it failed.
     async fn command(
         &mut self,
-        step: Step,
+        job: JobStep,
         spec: Option<&CommandSpec>,
         environment: &[(String, String)],
     ) -> bool {
         let Some(spec) = spec else { return true };
+        let step = step_of(job);
         info!(app = %self.app.name, step = step.as_str(), "running command");
+        let job = JobName::new(job, &self.app.name);
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
-        match self.context.runner.run(spec, environment, None, &stop).await {
+        let ledger = self.ledger.clone();
+        let started = |running| remember(ledger, running);
+        match self.context.runner.run(&job, spec, environment, &stop, started).await {
             Ok(()) => true,
             Err(error) => {
                 self.failures.push(command_failure(step, &error));
@@ -245,6 +252,24 @@ impl Deploy<'_> {
         // A manager that cannot even say this will fail the step itself, with a better message.
         let limits = bounded(STATUS_TIMEOUT, self.context.manager.limits(service)).await.unwrap_or_default();
         own(limits).map_or(SERVICE_TIMEOUT, |limit| limit.saturating_add(SERVICE_MARGIN))
+    }
+}
+
+fn step_of(job: JobStep) -> Step {
+    match job {
+        JobStep::Prepare => Step::Prepare,
+        JobStep::Update => Step::Update,
+        JobStep::Check => Step::Check,
+    }
+}
+
+/// Notes a process group, so that the next agent can end it should this one be killed. A unit is known by its name.
+fn remember(ledger: Arc<Ledger>, running: Running) {
+    if matches!(running, Running::Group(_)) {
+        tokio::spawn(async move {
+            // Not recorded: the agent is ending, and waits for the command.
+            let _ = ledger.change(|record| record.set_running(running), Machine::noted).await;
+        });
     }
 }
 

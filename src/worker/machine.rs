@@ -54,17 +54,12 @@ impl Machine {
 
     /// Another configuration was recorded; `dropped` is what it no longer wants.
     pub(super) fn fitted(&mut self, record: Record, dropped: Option<Revision>) -> Option<Revision> {
-        self.noted(record);
+        self.noted(record, ());
         dropped
     }
 
-    /// The services are about to be stopped.
-    pub(super) fn touched(&mut self, record: Record, (): ()) {
-        self.record = record;
-    }
-
     /// Something that decides nothing was recorded.
-    pub(super) fn noted(&mut self, record: Record) {
+    pub(super) fn noted(&mut self, record: Record, (): ()) {
         self.record = record;
         if self.record.pending().is_none() {
             self.due = None;
@@ -75,7 +70,7 @@ impl Machine {
     pub(super) fn pushed(&mut self, record: Record, stagger: Duration, now: Instant) {
         let waits_already = self.due.is_some() && attempts(&self.record) == 0;
         let is_new = record.desired != self.record.desired;
-        self.noted(record);
+        self.noted(record, ());
         if is_new && !waits_already {
             self.due = self.record.pending().map(|_| now + stagger);
         }
@@ -103,7 +98,7 @@ impl Machine {
     /// The end of the attempt was recorded. `retry`: the same revision is to be tried again.
     pub(super) fn ended(&mut self, record: Record, retry: bool, now: Instant) -> Option<Duration> {
         self.deploying = false;
-        self.noted(record);
+        self.noted(record, ());
         let pause = retry.then(|| back_off(attempts(&self.record)));
         if let Some(pause) = pause {
             self.due = Some(now + pause);

@@ -84,7 +84,7 @@ pub(crate) struct Worker {
 }
 
 struct Shared {
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     setup: Mutex<Setup>,
     inbox: Inbox,
     /// A push was recorded, or another configuration came.
@@ -104,7 +104,7 @@ impl Worker {
         shutdown: CancellationToken,
     ) -> Self {
         let shared = Arc::new(Shared {
-            ledger: Ledger::new(context.store.clone(), record, shutdown.clone()),
+            ledger: Arc::new(Ledger::new(context.store.clone(), record, shutdown.clone())),
             setup: Mutex::new(Setup { app, context }),
             inbox: Inbox::default(),
             changed: Notify::new(),

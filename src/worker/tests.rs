@@ -165,7 +165,7 @@ impl Bench {
             }
         }
         let attempt = record.begin(app.prepare.is_none(), now).unwrap();
-        let ledger = Ledger::new(self.context.store.clone(), record, self.shutdown.clone());
+        let ledger = Arc::new(Ledger::new(self.context.store.clone(), record, self.shutdown.clone()));
         let setup = Setup { app: Arc::new(app.clone()), context: Arc::new(self.context.clone()) };
         let outcome = deploy::deploy(&setup, &ledger, attempt, &self.shutdown).await;
         let touched = ledger.machine().record().deployed.is_none();
