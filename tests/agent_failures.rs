@@ -98,7 +98,7 @@ fn a_failed_prepare_touches_nothing() {
     assert!(bench.instance.read("state/env/api.env").contains(&commit('a')));
     // What ran before still does, so that going back to it is no deploy.
     bench.push('a');
-    bench.agent.logged("push taken", &[("already_deployed", "true")]);
+    bench.agent.logged("push taken: its commit runs already", &[("app", "api")]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Bodies of GitHub's `push` webhook, as large as real ones.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
@@ -22,13 +23,19 @@ pub fn commit(digit: char) -> String {
     digit.to_string().repeat(40)
 }
 
+/// What no other push says was before it: each is another push, as GitHub's are.
+fn another_commit() -> String {
+    static PUSHES: AtomicU64 = AtomicU64::new(0);
+    format!("b4{:038x}", PUSHES.fetch_add(1, Ordering::Relaxed))
+}
+
 impl Push {
     /// A push of the commit made of `digit` to the branch `main`.
     pub fn new(repo: &str, digit: char) -> Self {
         Self {
             repo: repo.to_owned(),
             git_ref: "refs/heads/main".to_owned(),
-            before: "b4".repeat(20),
+            before: another_commit(),
             after: commit(digit),
             deleted: false,
             default_branch: Some("main".to_owned()),
