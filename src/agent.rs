@@ -237,21 +237,21 @@ impl Agent {
         let mut records: HashMap<_, _> =
             records.into_iter().map(|record| (record.app.clone(), record)).collect();
         let mut former = std::mem::take(&mut self.workers);
-        for app in &self.settings.apps {
+        for app in &self.settings.apps.clone() {
             let worker = match former.remove(&app.name) {
                 Some(worker) if worker.app().repo == app.repo => {
                     worker.configure(app.clone(), self.context.clone());
                     worker
                 }
-                other => {
-                    let record = self.record_of(app, records.remove(&app.name), other.is_some());
-                    self.retired.extend(other.inspect(Worker::retire));
-                    Worker::spawn(app.clone(), record, self.context.clone(), self.shutdown.clone())
+                replaced => {
+                    let record = self.record_of(app, records.remove(&app.name));
+                    let former = replaced.inspect(Worker::retire).or_else(|| self.take_retired(&app.name));
+                    Worker::spawn(app.clone(), record, self.context.clone(), self.shutdown.clone(), former)
                 }
             };
             self.workers.insert(app.name.clone(), worker);
         }
-        for app in former.keys().chain(records.keys()) {
+        for app in records.keys() {
             self.set_aside(app, "removed");
         }
         self.retired.extend(former.into_values().inspect(Worker::retire));
@@ -259,12 +259,18 @@ impl Agent {
         tokio::spawn(warn_about_services(self.context.manager.clone(), self.settings.apps.clone()));
     }
 
+    /// The worker of a removed app that has come back while its last deploy still runs.
+    fn take_retired(&mut self, app: &AppName) -> Option<Worker> {
+        let position = self.retired.iter().position(|worker| worker.app().name == *app)?;
+        Some(self.retired.swap_remove(position))
+    }
+
     /// The record that a new worker goes on with.
-    fn record_of(&self, app: &App, record: Option<Record>, replaces_worker: bool) -> Record {
+    fn record_of(&self, app: &App, record: Option<Record>) -> Record {
         match record {
             Some(record) if record.repository == app.repo => record,
             other => {
-                if other.is_some() || replaces_worker {
+                if other.is_some() {
                     self.set_aside(&app.name, "replaced");
                 }
                 Record::new(app)

@@ -105,8 +105,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// 1 for the first attempt of the revision.
     pub attempt: u32,
-    /// Pushes of this app that were replaced before they were deployed, since the record began.
-    pub superseded: u64,
+    /// Pushes that this one replaced before they were deployed.
+    pub superseded: u32,
     /// When it began.
     pub started_at: SystemTime,
     /// How long it took.
@@ -135,7 +135,7 @@ impl Serialize for Outcome {
             delivery: Option<&'a str>,
             failures: &'a [Failure],
             attempt: u32,
-            superseded: u64,
+            superseded: u32,
             started_at: String,
             duration_ms: u64,
         }

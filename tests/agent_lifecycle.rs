@@ -316,9 +316,10 @@ fn an_app_removed_in_mid_deploy_is_deployed_to_its_end() {
     instance.configure("apps: [{repo: acme/web, service: web, settle: 0s}]");
     agent.signal(Signal::SIGHUP);
     agent.logged("configuration reloaded", &[]);
-    agent.logged("pending push dropped", &[("sha", &commit('b'))]);
     instance.release_for_good("update", "api");
     agent.logged("deployed", &[("sha", &commit('a'))]);
+    let dropped = "pending push dropped: the app is no longer in the configuration";
+    agent.logged(dropped, &[("sha", &commit('b'))]);
     publish(&broker, "acme/web", 'c');
     agent.did_at_last("start web ccccccc");
     assert!(!instance.events().iter().any(|event| event.ends_with("bbbbbbb")), "{}", agent.report());

@@ -69,6 +69,8 @@ pub struct Desired {
     pub interrupted: u32,
     /// To be deployed even if its commit runs already.
     pub again: bool,
+    /// Pushes that it replaced before they were deployed.
+    pub superseded: u32,
 }
 
 /// An attempt that has begun and not ended.
@@ -78,6 +80,8 @@ pub struct InProgress {
     pub revision: Revision,
     /// 1 for the first attempt of the revision.
     pub number: u32,
+    /// Pushes that it replaced before they were deployed.
+    pub superseded: u32,
     /// When it began.
     #[serde(with = "super::time")]
     pub started_at: SystemTime,
@@ -153,12 +157,13 @@ impl Record {
         }
         let at = push.by_hand.as_ref().map(|made| made.at).or(date).unwrap_or(now);
         self.seen.push_back(Seen { identity: push.identity(), at });
-        if self.pending().is_some()
-            && self.desired.as_ref().is_some_and(|desired| !self.is_deploying(&desired.revision))
-        {
-            self.superseded += 1;
-        }
-        self.desired = Some(Desired::new(push.clone()));
+        let replaced = self
+            .desired
+            .as_ref()
+            .filter(|desired| self.pending().is_some() && !self.is_deploying(&desired.revision));
+        let superseded = replaced.map_or(0, |desired| desired.superseded + 1);
+        self.superseded += u64::from(superseded > 0);
+        self.desired = Some(Desired { superseded, ..Desired::new(push.clone()) });
     }
 
     /// The revision that has yet to be deployed.
@@ -177,8 +182,14 @@ impl Record {
         let revision = self.pending()?.clone();
         let desired = self.desired.as_mut()?;
         desired.attempts += 1;
-        let attempt =
-            InProgress { revision, number: desired.attempts, started_at: now, touched: false, running: None };
+        let attempt = InProgress {
+            revision,
+            number: desired.attempts,
+            superseded: desired.superseded,
+            started_at: now,
+            touched: false,
+            running: None,
+        };
         self.attempt = Some(attempt.clone());
         if touches {
             self.touch();
@@ -274,7 +285,7 @@ impl Record {
 impl Desired {
     fn new(revision: Revision) -> Self {
         let again = revision.by_hand.as_ref().is_some_and(|made| made.again);
-        Self { revision, failed: false, attempts: 0, interrupted: 0, again }
+        Self { revision, failed: false, attempts: 0, interrupted: 0, again, superseded: 0 }
     }
 
     fn interrupt(&mut self) {

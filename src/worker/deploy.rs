@@ -60,7 +60,7 @@ pub(super) async fn deploy(
         verdict,
         failures,
         attempt: attempt.number,
-        superseded: ledger.machine().record().superseded,
+        superseded: attempt.superseded,
         revision: attempt.revision,
         previous,
         started_at: attempt.started_at,

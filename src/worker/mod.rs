@@ -89,6 +89,8 @@ struct Shared {
     inbox: Inbox,
     /// A push was recorded, or another configuration came.
     changed: Notify,
+    /// The record is this worker's alone.
+    ready: CancellationToken,
     /// The app is no longer in the configuration: a running deploy ends in peace, nothing new begins.
     retired: CancellationToken,
     /// The agent is to end.
@@ -96,22 +98,37 @@ struct Shared {
 }
 
 impl Worker {
-    /// Goes on where `record` says that an earlier agent stopped.
+    /// Goes on where `record` says that an earlier agent stopped; once `former`, a worker of the same name that was
+    /// retired, has ended.
     pub(crate) fn spawn(
         app: Arc<App>,
         record: Record,
         context: Arc<Context>,
         shutdown: CancellationToken,
+        former: Option<Self>,
     ) -> Self {
         let shared = Arc::new(Shared {
             ledger: Arc::new(Ledger::new(context.store.clone(), record, shutdown.clone())),
             setup: Mutex::new(Setup { app, context }),
             inbox: Inbox::default(),
             changed: Notify::new(),
+            ready: CancellationToken::new(),
             retired: CancellationToken::new(),
             shutdown,
         });
-        let task = tokio::spawn(work(shared.clone()));
+        let task = tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                if let Some(former) = former {
+                    former.ended().await;
+                }
+                shared.ready.cancel();
+                work(&shared).await;
+                if shared.retired.is_cancelled() {
+                    set_aside(&shared).await;
+                }
+            }
+        });
         Self { shared, task }
     }
 
@@ -137,7 +154,7 @@ impl Worker {
         });
     }
 
-    /// Begins nothing new; a running deploy goes on to its end.
+    /// Begins nothing new; a running deploy goes on to its end, and then the record is set aside.
     pub(crate) fn retire(&self) {
         self.shared.retired.cancel();
     }
@@ -177,6 +194,7 @@ impl Shared {
 
 /// Records what is in the inbox, all that there is in one go, until there is no more.
 async fn take_in(shared: Arc<Shared>) {
+    shared.ready.cancelled().await;
     while let Some(offers) = shared.inbox.take() {
         let Setup { app, context } = shared.setup();
         let now = SystemTime::now();
@@ -200,7 +218,16 @@ async fn take_in(shared: Arc<Shared>) {
     }
 }
 
-async fn work(shared: Arc<Shared>) {
+/// The record of a removed app is not revived when the app comes back.
+async fn set_aside(shared: &Shared) {
+    let Setup { app, context } = shared.setup();
+    let pending = shared.ledger.machine().record().pending().cloned();
+    let (store, name) = (context.store.clone(), app.name.clone());
+    let moved = tokio::task::spawn_blocking(move || store.set_app_aside(&name, "removed")).await;
+    report::retired(&app.name, pending.as_ref(), &moved.unwrap_or_else(|panic| Err(panic.into())));
+}
+
+async fn work(shared: &Shared) {
     loop {
         let next = shared.ledger.machine().next(Instant::now());
         let step = async {
@@ -210,7 +237,7 @@ async fn work(shared: Arc<Shared>) {
                     () = sleep_until(until) => {}
                     () = shared.changed.notified() => {}
                 },
-                Next::Deploy => return Some(turn(&shared).await),
+                Next::Deploy => return Some(turn(shared).await),
             }
             None
         };
@@ -220,7 +247,7 @@ async fn work(shared: Arc<Shared>) {
             turn = step => turn,
         };
         let Some((setup, turn)) = turn else { continue };
-        let Some(outcome) = attempt(&shared, &setup).await else { continue };
+        let Some(outcome) = attempt(shared, &setup).await else { continue };
         drop(turn);
         report::tell(&outcome, &setup.context, &shared.shutdown).await;
     }

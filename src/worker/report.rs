@@ -1,12 +1,14 @@
 //! Says how a deploy goes: in the log, and to the `on_outcome` command.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::command::Stop;
-use crate::config::App;
+use crate::config::{App, AppName};
 use crate::handover;
 use crate::journal::{Admission, InProgress};
 use crate::outcome::{Outcome, Verdict};
@@ -37,6 +39,17 @@ pub(super) fn dropped(app: &App, revision: &Revision) {
     warn!(%app, %r#ref, %sha, "pending push dropped: the configuration no longer has its ref");
 }
 
+pub(super) fn retired(app: &AppName, pending: Option<&Revision>, aside: &io::Result<PathBuf>) {
+    if let Some(revision) = pending {
+        warn!(%app, sha = %revision.commit, "pending push dropped: the app is no longer in the configuration");
+    }
+    match aside {
+        Ok(file) => info!(%app, file = %file.display(), "record of an app that is no longer here set aside"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => warn!(%app, %error, "cannot set the record of a removed app aside"),
+    }
+}
+
 pub(super) fn began(app: &App, attempt: &InProgress) {
     let revision = &attempt.revision;
     info!(
@@ -45,6 +58,7 @@ pub(super) fn began(app: &App, attempt: &InProgress) {
         r#ref = %revision.git_ref,
         sha = %revision.commit,
         attempt = attempt.number,
+        superseded = attempt.superseded,
         "deploy began"
     );
 }

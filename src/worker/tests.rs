@@ -175,7 +175,7 @@ impl Bench {
 
     fn worker(&self, app: App) -> Worker {
         let record = Record::new(&app);
-        Worker::spawn(Arc::new(app), record, Arc::new(self.context.clone()), self.shutdown.clone())
+        Worker::spawn(Arc::new(app), record, Arc::new(self.context.clone()), self.shutdown.clone(), None)
     }
 
     fn failed(&self, outcome: &Outcome) -> (Vec<&'static str>, bool) {
