@@ -4,9 +4,9 @@
 //! them all:
 //!
 //! ```text
-//! broker ──► mqtt ──► push ──► router ──► worker ──► service manager
-//!            poll     decode   match      one per    stop, start,
-//!            subscribe                    app        status
+//! broker ──► mqtt ──► push ──► router ──► journal ──► worker ──► service manager
+//!            poll     decode   match      record,     one per    stop, start,
+//!            subscribe                    then ack    app        status
 //! ```
 //!
 //! | module | what it does |
@@ -14,6 +14,7 @@
 //! | [`mqtt`] | keeps the connection: polls, subscribes, acknowledges, backs off |
 //! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
+//! | [`journal`], [`recovery`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
