@@ -1,15 +1,19 @@
 //! The files of the journal: one for each app, replaced atomically and durably.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, geteuid};
 
 use crate::config::AppName;
 
 use super::record::{Record, VERSION};
 
+/// Whoever is in this group may see `status` and `history`.
+const GROUP: &str = "instance-agent";
 /// The ending of a record's file.
 const ENDING: &str = "json";
 
@@ -46,9 +50,18 @@ impl Store {
         Self { dir: state_dir.join("apps") }
     }
 
-    /// Makes the directory.
+    /// Makes the directory, readable by the agent's group where there is one.
     pub fn create(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.dir)
+        DirBuilder::new().recursive(true).mode(0o750).create(&self.dir)?;
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        if let Some(group) = Group::from_name(GROUP)? {
+            chown(&self.dir, None, Some(group.gid.as_raw()))?;
+            // The bit in front hands the group on to the files.
+            fs::set_permissions(&self.dir, Permissions::from_mode(0o2750))?;
+        }
+        Ok(())
     }
 
     /// The file of an app.

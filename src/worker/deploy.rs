@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -27,7 +28,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// On top of a unit's own limit, so that its manager is the first to give up and can say why.
 const SERVICE_MARGIN: Duration = Duration::from_secs(10);
-/// For a look at a service.
+/// For a look at a service, or a small file.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn deploy(
@@ -155,7 +156,7 @@ impl Deploy<'_> {
 
     /// Starts every service, even when one of them fails.
     async fn start(&mut self, environment: &[(String, String)]) {
-        self.write_environment_file(environment);
+        self.write_environment_file(environment).await;
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let limit = self.limit(service, self.app.start_timeout, |limits| limits.start).await;
@@ -166,13 +167,20 @@ impl Deploy<'_> {
         }
     }
 
-    /// A start that goes wrong for want of this file would be worse than one with the file of the last deploy.
-    fn write_environment_file(&self, environment: &[(String, String)]) {
+    /// A start that waits for a disk that hangs, or is left out for want of this file, would be worse than one with the
+    /// file of the last deploy.
+    async fn write_environment_file(&self, environment: &[(String, String)]) {
         if !environment.iter().any(|(name, _)| name == "GITHUB_SHA") {
             return;
         }
         let path = handover::environment_file(&self.context.state_dir, &self.app.name);
-        if let Err(error) = handover::write_environment_file(&path, environment) {
+        let (file, variables) = (path.clone(), environment.to_vec());
+        let writing = spawn_blocking(move || handover::write_environment_file(&file, &variables));
+        let written = match timeout(STATUS_TIMEOUT, writing).await {
+            Ok(written) => written.unwrap_or_else(|panic| Err(panic.into())),
+            Err(late) => Err(late.into()),
+        };
+        if let Err(error) = written {
             warn!(app = %self.app.name, file = %path.display(), %error, "cannot write the environment file");
         }
     }
