@@ -15,13 +15,25 @@ help: ## list these targets
 demo: ## see the whole job: a push restarts an app with its new version; nothing to install
 	cargo run --locked -p demo
 
+# tests/systemd.rs boots a container and tests/command.rs changes the user: only these an ordinary user runs with sudo.
+# cargo gives the script a test's program as $0 and its arguments.
+RUN := case $$0 in */deps/systemd-*|*/deps/command-*) exec sudo -- "$$0" "$$@" ;; esac; exec "$$0" "$$@"
+
 .PHONY: test
-test: ## run all tests; installs what they need (mosquitto, …) from the distribution when missing
+test: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN)']
+test: check-root ## run all tests, some with sudo; installs what they need (mosquitto, …) from the distribution when missing
 	scripts/install-test-tools
-	cargo test --locked --workspace
+	if [ "$$(id -u)" -eq 0 ]; then cargo test --locked --workspace; else cargo --config "$$RUNNER" test --locked --workspace; fi
 
 .PHONY: check
 check: check-tools check-lock check-format check-scripts check-lints check-docs check-deps ## formatting, lints, docs, scripts, dependencies; no test is run
+
+.PHONY: check-root
+check-root: # fails at once rather than after the tests that need no root
+	@[ "$$(id -u)" -eq 0 ] || sudo -- true || { \
+		echo 'error: some tests need root (a systemd container, commands as other users): be root, or a user who may sudo' >&2; \
+		exit 1; \
+	}
 
 .PHONY: fmt
 fmt: ## format the code

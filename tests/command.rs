@@ -1,4 +1,4 @@
-//! Commands as real processes. Those that change the user need root and say so when they are left out.
+//! Commands as real processes. Those that change the user need root and fail without it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -78,11 +78,9 @@ async fn tail(script: &str) -> Vec<String> {
     failure(&shell(script)).await.tail().to_vec()
 }
 
-fn is_root() -> bool {
-    if !geteuid().is_root() {
-        eprintln!("left out: it changes the user, so it needs root");
-    }
-    geteuid().is_root()
+/// A test that was left out would look like one that passed.
+fn must_be_root() {
+    assert!(geteuid().is_root(), "this test changes the user: run `make test`, or run it as root");
 }
 
 fn open_to_all() -> TempDir {
@@ -397,10 +395,9 @@ async fn the_environment_is_the_users_and_what_is_given() {
     let own = User::from_uid(geteuid()).unwrap().unwrap().name;
     let [found, expected] = environments(&own, |spec| spec).await;
     assert_eq!(found, expected);
-    if is_root() {
-        let [found, expected] = environments("nobody", as_nobody).await;
-        assert_eq!(found, expected);
-    }
+    must_be_root();
+    let [found, expected] = environments("nobody", as_nobody).await;
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]
@@ -408,9 +405,8 @@ async fn given_variables_go_before_the_users() {
     let given = [("HOME".to_owned(), "/given".to_owned())];
     let spec = shell("test $HOME = /given");
     runner().run_child(&spec, &given, None, &never()).await.unwrap();
-    if is_root() {
-        runner().run_child(&as_nobody(spec), &given, None, &never()).await.unwrap();
-    }
+    must_be_root();
+    runner().run_child(&as_nobody(spec), &given, None, &never()).await.unwrap();
 }
 
 #[tokio::test]
@@ -426,9 +422,7 @@ async fn a_command_runs_in_its_directory_or_at_home() {
 
 #[tokio::test]
 async fn another_user_has_its_ids_its_groups_and_the_root_without_a_home() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let groups = std::process::Command::new("id").args(["-G", "nobody"]).output().unwrap().stdout;
     let nobody = User::from_name("nobody").unwrap().unwrap();
     assert!(!nobody.dir.exists(), "this host's nobody has a home");
@@ -443,9 +437,7 @@ async fn another_user_has_its_ids_its_groups_and_the_root_without_a_home() {
 
 #[tokio::test]
 async fn another_user_has_none_of_the_agents_groups() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let helper = format!("'{HELPER}' exec-as --user=nobody -- id -G; exit 1");
     let error = failure(&command(&["setpriv", "--groups=4,27", "sh", "-c", &helper])).await;
     let nobody = User::from_name("nobody").unwrap().unwrap();
@@ -454,9 +446,7 @@ async fn another_user_has_none_of_the_agents_groups() {
 
 #[tokio::test]
 async fn another_user_works_in_the_given_directory() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let dir = open_to_all();
     let spec = CommandSpec { dir: Some(dir.path().into()), ..as_nobody(shell("touch here; exit 5")) };
     let error = failure(&spec).await;
@@ -470,9 +460,7 @@ async fn another_user_works_in_the_given_directory() {
 
 #[tokio::test]
 async fn another_user_has_the_same_time_limit_and_input() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let late = CommandSpec { timeout: Duration::from_millis(300), ..as_nobody(command(&["sleep", "60"])) };
     let error = failure(&late).await;
     assert!(matches!(error, CommandError::TimedOut { killed: false, .. }), "{error}");
@@ -486,17 +474,15 @@ async fn commands_do_not_inherit_that_sigpipe_is_ignored() {
     // Bit 12 is SIGPIPE.
     let spec = shell("test $((0x$(sed -n 's/SigIgn:.//p' /proc/self/status) & 0x1000)) = 0");
     run(&spec).await.unwrap();
-    if is_root() {
-        run(&as_nobody(spec)).await.unwrap();
-    }
+    must_be_root();
+    run(&as_nobody(spec)).await.unwrap();
 }
 
 /// Why the command was not started, as the agent itself and as nobody.
 async fn refusals(spec: CommandSpec) -> Vec<String> {
     let mut refusals = vec![refusal(&spec).await];
-    if is_root() {
-        refusals.push(refusal(&as_nobody(spec)).await);
-    }
+    must_be_root();
+    refusals.push(refusal(&as_nobody(spec)).await);
     refusals
 }
 
@@ -564,9 +550,7 @@ async fn a_missing_directory_is_not_blamed_on_the_program() {
 
 #[tokio::test]
 async fn a_directory_that_the_user_may_not_enter_is_named() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let dir = open_to_all();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
     let spec = CommandSpec { dir: Some(dir.path().into()), ..as_nobody(command(&["true"])) };
@@ -601,9 +585,7 @@ async fn a_missing_helper_is_named() {
 
 #[tokio::test]
 async fn only_root_may_become_another_user() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let dir = open_to_all();
     let helper = dir.path().join("helper");
     install(Path::new(HELPER), &helper, 0o755);
@@ -615,9 +597,7 @@ async fn only_root_may_become_another_user() {
 
 #[tokio::test]
 async fn a_command_cannot_pass_for_the_helper() {
-    if !is_root() {
-        return;
-    }
+    must_be_root();
     let error = failure(&as_nobody(shell("echo 'there is no user `nobody`' >&2; exit 125"))).await;
     assert_eq!((error.exit_code(), error.tail().len()), (Some(125), 1), "{error:?}");
 }

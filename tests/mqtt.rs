@@ -50,7 +50,10 @@ both! {
     subscribes_to_more_filters_than_one_request_takes
     a_refused_filter_is_named
     a_wrong_password_is_named
+    a_refused_filter_is_asked_for_again
     a_payload_above_the_limit_is_dropped
+    a_flood_of_payloads_above_the_limit_is_warned_about_once
+    a_panic_of_the_connection_is_noticed
     a_full_queue_loses_nothing
     qos_0_is_taken_and_warned_about_once
     says_when_the_broker_lost_the_session
@@ -324,6 +327,23 @@ async fn a_refused_filter_is_named(protocol: Protocol) {
     assert_eq!(agent.take().await, "granted");
 }
 
+async fn a_refused_filter_is_asked_for_again(protocol: Protocol) {
+    let (log, _guard) = Log::listen();
+    let broker = Mosquitto::configured(only_api);
+    let mut agent = Agent::start(settings(broker.port(), protocol), &[API, WEB]);
+    agent.state_is(is_subscribed).await;
+    let refused = || log.text().matches("subscription refused").count();
+    eventually("refused", || refused() == 1).await;
+    agent.interest.send_replace(interest(&[API, WEB], &[API, WEB]));
+    eventually("asked for again with a new interest", || refused() == 2).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    tokio::time::resume();
+    eventually("asked for again after five minutes", || refused() == 3).await;
+    assert_eq!(*agent.state.borrow(), ConnectionState::Subscribed { filters: 1, refused: 1 });
+    assert_eq!(log.text().matches("subscribed").count(), 2, "said without news: {}", log.text());
+}
+
 async fn a_wrong_password_is_named(protocol: Protocol) {
     let (log, _guard) = Log::listen();
     let broker = Mosquitto::configured(|directory| {
@@ -362,6 +382,43 @@ async fn a_payload_above_the_limit_is_dropped(protocol: Protocol) {
     assert!(agent.take().await.starts_with('y'));
     log.line(&["WARN", "mqtt.max_payload", API, "size=20001", "limit=20000"]).await;
     eventually("both acknowledged", || broker.logged("Received PUBACK from web-7") == 2).await;
+}
+
+async fn a_flood_of_payloads_above_the_limit_is_warned_about_once(protocol: Protocol) {
+    let (log, _guard) = Log::listen();
+    let broker = Mosquitto::start();
+    let mut settings = settings(broker.port(), protocol);
+    settings.max_payload = 100;
+    let mut agent = Agent::subscribed(settings, &[ALL]).await;
+    let large = "x".repeat(101);
+    broker.publish_with(
+        &["-q", "1", "-t", API, "-l"],
+        format!("{large}\n{large}\n{large}\nsmall\n").as_bytes(),
+    );
+    assert_eq!(agent.take().await, "small");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    broker.publish(WEB, large.as_bytes());
+    log.line(&["WARN", "mqtt.max_payload", WEB, "unsaid=2"]).await;
+    assert_eq!(log.text().matches("mqtt.max_payload").count(), 2, "{}", log.text());
+}
+
+async fn a_panic_of_the_connection_is_noticed(protocol: Protocol) {
+    let broker = Mosquitto::start();
+    let (_sender, receiver) =
+        watch::channel(Arc::new(Interest::new(vec![ALL.to_owned()], |_| panic!("on purpose"))));
+    let (handle, mut messages) = mqtt::start(settings(broker.port(), protocol), receiver, BTreeSet::new());
+    let mut state = handle.state();
+    state.wait_for(is_subscribed).await.unwrap();
+    assert!(handle.is_alive());
+    broker.publish(API, b"push");
+    assert!(timeout(PATIENCE, messages.recv()).await.unwrap().is_none());
+    let mut held = handle.held_filters();
+    assert!(held.changed().await.is_ok(), "what it held is still to be seen");
+    assert!(state.changed().await.is_err() && held.changed().await.is_err());
+    eventually("not alive", || !handle.is_alive()).await;
+    handle.stop().await;
 }
 
 /// MQTT 5's receive maximum keeps the count small, so there the bytes have to fill the queue.
@@ -489,6 +546,48 @@ fn answering(answer: &'static [u8]) -> u16 {
         }
     });
     port
+}
+
+/// A packet's type and body.
+fn packet(stream: &mut impl Read) -> (u8, Vec<u8>) {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).unwrap();
+    assert!(head[1] < 128, "longer than this reader knows");
+    let mut body = vec![0; head[1].into()];
+    stream.read_exact(&mut body).unwrap();
+    (head[0] >> 4, body)
+}
+
+/// rumqttc takes a server keep alive of 0, which means "never", for "without pause".
+#[tokio::test]
+async fn a_broker_that_wants_no_pings_is_not_flooded_with_them() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let broker = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut pings = 0;
+        loop {
+            let (kind, body) = packet(&mut stream);
+            match kind {
+                // CONNECT: accepted, with a server keep alive of 0.
+                1 => stream.write_all(&[0x20, 6, 0, 0, 3, 0x13, 0, 0]).unwrap(),
+                // SUBSCRIBE: granted, after the time for many pings.
+                8 => {
+                    thread::sleep(Duration::from_millis(100));
+                    stream.write_all(&[0x90, 4, body[0], body[1], 0, 1]).unwrap();
+                }
+                12 => {
+                    pings += 1;
+                    stream.write_all(&[0xd0, 0]).unwrap();
+                }
+                14 => return pings,
+                other => panic!("unexpected packet {other}"),
+            }
+        }
+    });
+    let agent = Agent::subscribed(settings(port, Protocol::V5), &[API]).await;
+    agent.handle.stop().await;
+    assert!(broker.join().unwrap() <= 1, "pings without pause");
 }
 
 async fn a_broker_of_the_other_version_is_an_error_that_says_so(protocol: Protocol) {

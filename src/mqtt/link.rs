@@ -104,7 +104,7 @@ fn password(settings: &MqttSettings) -> Result<String, Failure> {
 /// The receiving half, to be polled.
 pub(super) enum Link {
     V4(Box<rumqttc::EventLoop>),
-    V5(Box<rumqttc::v5::EventLoop>),
+    V5(Box<rumqttc::v5::EventLoop>, Duration),
 }
 
 impl Link {
@@ -112,7 +112,7 @@ impl Link {
     pub(super) async fn poll(&mut self) -> Result<Event, Failure> {
         match self {
             Self::V4(events) => v4::poll(events).await,
-            Self::V5(events) => v5::poll(events).await,
+            Self::V5(events, keep_alive) => v5::poll(events, *keep_alive).await,
         }
     }
 }
@@ -162,7 +162,7 @@ pub(super) fn open(settings: &MqttSettings, access: &Access, clean: bool) -> (Cl
         }
         Protocol::V5 => {
             let (client, events) = v5::open(settings, access, clean);
-            (Client::V5(client), Link::V5(Box::new(events)))
+            (Client::V5(client), Link::V5(Box::new(events), keep_alive(settings)))
         }
     }
 }

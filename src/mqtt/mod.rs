@@ -38,6 +38,8 @@ pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
 use subscriptions::Subscriptions;
 use task::Core;
 
+use crate::throttle::Throttle;
+
 /// How the connection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionState {
@@ -64,6 +66,9 @@ pub enum ConnectionState {
 }
 
 /// Holds the connection: it ends when this is dropped.
+///
+/// Should the task behind it end by a panic, which would be a bug, nobody connects again: [`Messages::recv`] then gives
+/// `None` once the queue is empty, [`Handle::is_alive`] is false, and `changed()` of both receivers errs.
 #[derive(Debug)]
 pub struct Handle {
     state: watch::Receiver<ConnectionState>,
@@ -74,7 +79,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// How the connection is doing, now and later.
+    /// How the connection is doing, now and later. `changed()` errs once nobody keeps the connection any more.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.clone()
     }
@@ -82,6 +87,11 @@ impl Handle {
     /// The filters that the session at the broker may hold, to be given to [`start`] by the next process.
     pub fn held_filters(&self) -> watch::Receiver<BTreeSet<String>> {
         self.held.clone()
+    }
+
+    /// False when nobody keeps the connection any more although it was not stopped.
+    pub fn is_alive(&self) -> bool {
+        !self.task.is_finished()
     }
 
     /// Begins to disconnect, having sent the acknowledgements made so far. Takes about 2 s at most; then there are no
@@ -130,6 +140,7 @@ pub fn start(
         lost_at: None,
         has_session,
         qos0_warned: false,
+        oversize_warnings: Throttle::new(),
     };
     let task = tokio::spawn(task::run(core));
     let handle =

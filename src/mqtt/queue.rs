@@ -35,7 +35,8 @@ pub(super) struct Intake {
 pub struct Messages(UnboundedReceiver<Message>);
 
 impl Messages {
-    /// The next message; `None` once the connection has been stopped and the queue is empty.
+    /// The next message; `None` once the queue is empty and nobody fills it any more: the connection has been
+    /// stopped, or its task has ended by a panic.
     pub async fn recv(&mut self) -> Option<Message> {
         self.0.recv().await
     }

@@ -21,6 +21,8 @@ use tokio_util::bytes::Bytes;
 
 /// How long the broker may take to see us off.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a refused filter waits until it is asked for again: the broker's rules may have changed.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// How many filters the log names.
 const FILTERS_NAMED: usize = 10;
 /// Payloads up to here are copied, for a slice keeps the library's whole read buffer in memory.
@@ -61,6 +63,7 @@ enum Wake {
     Stop,
     FarewellOver,
     HeldLongEnough,
+    AskAgain,
 }
 
 struct Closing {
@@ -83,6 +86,8 @@ pub(super) struct Session<'a> {
     unannounced: bool,
     closing: Option<Closing>,
     held: Option<(Bytes, Instant)>,
+    /// When to ask for the refused filters again.
+    ask_again_at: Option<Instant>,
 }
 
 /// Makes a connection and serves it until it ends.
@@ -101,6 +106,7 @@ pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended 
         unannounced: false,
         closing: None,
         held: None,
+        ask_again_at: None,
     };
     let why = session.serve(&mut link).await;
     Ended { why, connected_at: session.connected_at }
@@ -121,6 +127,7 @@ impl Session<'_> {
                     Wake::Stop if self.connected_at.is_none() => return End::Stopped,
                     Wake::Stop => self.close(End::Stopped),
                     Wake::HeldLongEnough => self.held = None,
+                    Wake::AskAgain => self.ask_again(),
                     Wake::FarewellOver => return self.ended(Failure::Closed),
                 }
                 self.flush();
@@ -140,6 +147,7 @@ impl Session<'_> {
         let open = self.closing.is_none();
         let deadline = self.closing.as_ref().map_or_else(Instant::now, |closing| closing.deadline);
         let held_until = self.held.as_ref().map(|(_, until)| *until);
+        let ask_again_at = self.ask_again_at;
         select! {
             biased;
             event = poll => Wake::Event(event),
@@ -150,6 +158,7 @@ impl Session<'_> {
             () = core.shutdown.cancelled(), if open => Wake::Stop,
             () = sleep_until(deadline), if !open => Wake::FarewellOver,
             () = sleep_until(held_until.unwrap_or(deadline)), if held_until.is_some() => Wake::HeldLongEnough,
+            () = sleep_until(ask_again_at.unwrap_or(deadline)), if ask_again_at.is_some() => Wake::AskAgain,
         }
     }
 
@@ -160,6 +169,9 @@ impl Session<'_> {
         }
         if self.core.interest.has_changed().unwrap_or(false) {
             self.interest_changed();
+        }
+        if self.ask_again_at.is_some_and(|at| at <= Instant::now()) {
+            self.ask_again();
         }
         if self.closing.is_none() && self.connected_at.is_some() && self.core.shutdown.is_cancelled() {
             self.close(End::Stopped);
@@ -204,7 +216,9 @@ impl Session<'_> {
     }
 
     fn subscribed(&mut self, packet_id: u16, answers: Vec<Option<String>>) {
+        let granted = self.core.subscriptions.granted().len();
         for refusal in self.core.subscriptions.subscribe_answered(packet_id, answers) {
+            self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
             error!(
                 filter = refusal.filter,
                 reason = refusal.reason,
@@ -213,13 +227,21 @@ impl Session<'_> {
                 "subscription refused: the broker's access rules must allow this client to subscribe to the filter"
             );
         }
+        // Another refusal of what was refused before is no news.
+        self.unannounced |= self.core.subscriptions.granted().len() > granted;
         self.announce();
+    }
+
+    fn ask_again(&mut self) {
+        self.ask_again_at = None;
+        self.core.subscriptions.ask_again();
     }
 
     fn interest_changed(&mut self) {
         self.interest = Arc::clone(&self.core.interest.borrow_and_update());
         if self.connected_at.is_some() && self.closing.is_none() {
             self.core.subscriptions.want(self.interest.filters());
+            self.ask_again();
             self.unannounced |= !self.core.subscriptions.settled();
             self.announce();
         }
@@ -278,7 +300,13 @@ impl Session<'_> {
     fn wanted(&mut self, topic: String, publish: Publish) {
         let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
         if size > limit {
-            warn!(topic, size, limit, "message dropped: its payload is larger than mqtt.max_payload");
+            // Anybody who may publish could otherwise fill the log.
+            if let Some(unsaid) = self.core.oversize_warnings.pass((), Instant::now()) {
+                warn!(
+                    topic,
+                    size, limit, unsaid, "message dropped: its payload is larger than mqtt.max_payload"
+                );
+            }
             self.acknowledge(publish.packet_id);
             return;
         }

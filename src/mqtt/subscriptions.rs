@@ -70,8 +70,18 @@ impl Subscriptions {
                 new.push(filter.clone());
             }
         }
+        self.ask(&new);
+    }
+
+    /// Asks for what was refused once more.
+    pub(super) fn ask_again(&mut self) {
+        let refused: Vec<String> = std::mem::take(&mut self.refused).into_iter().collect();
+        self.ask(&refused);
+    }
+
+    fn ask(&mut self, filters: &[String]) {
         self.to_send
-            .extend(new.chunks(FILTERS_PER_SUBSCRIBE).map(|batch| Request::Subscribe(batch.to_vec())));
+            .extend(filters.chunks(FILTERS_PER_SUBSCRIBE).map(|batch| Request::Subscribe(batch.to_vec())));
     }
 
     fn unsubscribe_all_but(&mut self, filters: &[String]) {
@@ -322,6 +332,28 @@ mod tests {
         subscriptions.connected(&filters(&["b"]), true, 20);
         assert_eq!(subscriptions.next_request(), Some(unsubscribe("a")), "the broker may have taken it");
         assert_eq!(subscriptions.next_request(), Some(subscribe(&["b"])));
+    }
+
+    #[test]
+    fn what_was_refused_and_is_still_wanted_can_be_asked_for_again() {
+        let mut subscriptions = Subscriptions::new([]);
+        subscriptions.connected(&filters(&["a", "b", "c"]), false, 20);
+        subscriptions.next_request().unwrap();
+        subscriptions.sent(1);
+        let no = || Some("not authorized".to_owned());
+        assert_eq!(subscriptions.subscribe_answered(1, vec![None, no(), no()]).len(), 2);
+        subscriptions.want(&filters(&["a", "b"]));
+        subscriptions.ask_again();
+        subscriptions.ask_again();
+        assert_eq!(subscriptions.next_request(), Some(unsubscribe("c")));
+        assert_eq!(subscriptions.next_request(), Some(subscribe(&["b"])));
+        assert_eq!(subscriptions.next_request(), None, "asked for already");
+        subscriptions.sent(2);
+        subscriptions.sent(3);
+        subscriptions.unsubscribe_answered(2);
+        assert!(subscriptions.subscribe_answered(3, vec![None]).is_empty());
+        assert_eq!(subscriptions.granted(), &set(&["a", "b"]));
+        assert!(subscriptions.refused().is_empty() && subscriptions.settled());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::queue::Intake;
 use super::session::{self, End, Ended};
 use super::settings::{Interest, MqttSettings};
 use super::subscriptions::Subscriptions;
+use crate::throttle::Throttle;
 
 /// After so many oversize packets in a row the session is given up: the broker would send them for ever.
 const OVERSIZE_LIMIT: u32 = 2;
@@ -48,6 +49,7 @@ pub(super) struct Core {
     /// Whether the broker should know this client's session.
     pub(super) has_session: bool,
     pub(super) qos0_warned: bool,
+    pub(super) oversize_warnings: Throttle<()>,
 }
 
 impl Core {

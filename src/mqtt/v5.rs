@@ -47,9 +47,16 @@ fn connect_properties(settings: &MqttSettings) -> ConnectProperties {
     properties
 }
 
-pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Failure> {
+/// `keep_alive`: how often to prove to be alive where the broker asks for no proof.
+pub(super) async fn poll(events: &mut EventLoop, keep_alive: Duration) -> Result<Event, Failure> {
     match events.poll().await {
-        Ok(event) => Ok(event.into()),
+        Ok(event) => {
+            // The library takes a server keep alive of 0, which means "never", for "without pause".
+            if events.options.keep_alive().is_zero() {
+                events.options.set_keep_alive(keep_alive);
+            }
+            Ok(event.into())
+        }
         Err(error) => Err((&error).into()),
     }
 }

@@ -5,6 +5,8 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -50,7 +52,32 @@ impl Finished {
     }
 }
 
-/// Runs `argv` without a shell to its end. Dropping the future kills the command; tokio reaps it.
+/// The process group of a command, killed on drop unless it was released: what was given up must not act later, say
+/// a late stop take the fresh start down.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// The group that `child` leads.
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// The command has ended by itself: what it leaves running is a daemon.
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // A drop cannot wait for anybody to heed SIGTERM.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Runs `argv` without a shell to its end. Dropping the future kills the command and its children; tokio reaps it.
 pub(super) async fn run<K, V>(argv: &[&str], environment: &[(K, V)]) -> Result<Finished, ServiceError>
 where
     K: AsRef<str>,
@@ -61,7 +88,9 @@ where
     let (mut child, output) = spawn(argv, variables).map_err(cannot_run)?;
     let tail = Arc::new(Mutex::new(Tail::default()));
     let reading = tokio::spawn(read(output, Arc::clone(&tail)));
+    let mut group = Group::of(&child);
     let status = child.wait().await.map_err(cannot_run)?;
+    group.release();
     // Running late is no error: the reader goes on, so that who holds the output never meets a broken pipe.
     let _ = tokio::time::timeout(GRACE, reading).await;
     let output = std::mem::take(&mut *tail.lock().unwrap_or_else(PoisonError::into_inner)).into_lines();
@@ -113,8 +142,9 @@ pub(super) fn display(argv: &[&str]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::io::{BufRead as _, Write as _};
     use std::path::Path;
 
     use super::*;
@@ -174,6 +204,33 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_dropped_answer_ends_the_children_before_they_do_their_work() {
+        let directory = tempfile::tempdir().unwrap();
+        let [words, go] = ["words", "go"].map(|name| {
+            let path = directory.path().join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            path
+        });
+        let child = format!("echo ready; read line < {}; echo work", go.display());
+        let script = format!("({child}) > {} & wait", words.display());
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let lines = std::io::BufReader::new(std::fs::File::open(words).unwrap()).lines();
+            lines.for_each(|line| sender.send(line.unwrap()).unwrap());
+        });
+        let argv = ["sh", "-c", &script];
+        tokio::select! {
+            _ = run(&argv, &NONE) => panic!("the script waits for its child"),
+            line = lines.recv() => assert_eq!(line.unwrap(), "ready"),
+        }
+        // Open for reading too: nobody else may be left to read.
+        let mut told = std::fs::File::options().read(true).write(true).open(&go).unwrap();
+        told.write_all(b"go\n").unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(10), lines.recv()).await;
+        assert_eq!(next.unwrap(), None, "the child was to end without its work");
     }
 
     #[test]

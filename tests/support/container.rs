@@ -105,7 +105,10 @@ impl Drop for Container {
 }
 
 fn check_requirements() {
-    assert!(nix::unistd::geteuid().is_root(), "this test boots a container and must run as root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test boots a container: run `make test`, or run it as root"
+    );
     for program in ["systemd-nspawn", "nsenter", "unshare", "setpriv"] {
         let found =
             Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
