@@ -285,6 +285,8 @@ fn names_are_explained() {
         let text = in_app(&format!("repo: \"{bad}\"\nservice: api"));
         assert_mistakes(&text, &[(4, &["apps[0].repo: ", bad, "OWNER/NAME"])]);
     }
+    let git = ["apps[0].repo: \"acme/api.git\"", "OWNER/NAME without .git"];
+    assert_mistakes(&in_app("repo: acme/api.git\nservice: api"), &[(4, &git)]);
     for bad in ["-api", "../api", "a/b", "a b", "a;b", "$(id)", ".api", "api\u{e9}", "--help"] {
         let text = in_app(&format!("repo: acme/api\nservice: \"{bad}\""));
         assert_mistakes(&text, &[(5, &["apps[0].service: ", bad, "not a service name: letters, digits"])]);
@@ -338,6 +340,14 @@ fn a_missing_section_is_named() {
         assert!(lines.len() == 1 && lines[0].contains(part), "{lines:?}");
         assert!(lines[0].contains("config.yaml"), "it does not say where it was looked for: {lines:?}");
     }
+    let text = format!("{MANAGER}\nmqtt: {{keep_alive: 30s}}\napps: [{{repo: a/b, service: c}}]\n");
+    assert_mistakes(&text, &[(2, &["mqtt.url: is missing"])]);
+    let output = agent(&["check", "--broker", "mqtt://h"]);
+    let missing = "command line (there is no configuration file): apps: is missing";
+    assert!(errors(&output).starts_with(missing), "{output:?}");
+    let output = agent(&["check", "--app", "a/b=c"]);
+    let missing = "command line (there is no configuration file): mqtt.url: is missing";
+    assert!(errors(&output).starts_with(missing), "{output:?}");
 }
 
 #[test]
@@ -347,6 +357,17 @@ fn branches_are_explained() {
     for bad in ["a b", "a..b", "refs heads", "a~1", "feature[1]", "-\\\\", "/a"] {
         let text = app_with(&format!("branch: \"{bad}\""));
         assert_mistakes(&text, &[(6, &["apps[0].branch: ", "can match no git ref", "release/*"])]);
+    }
+    for (bad, advice) in [
+        ("refs/heads/main", "write main, not refs/heads/main"),
+        ("!main", "must not begin with !"),
+        ("{main,demo}", "write a list"),
+        ("***", "too many stars"),
+    ] {
+        for key in ["branch", "tags"] {
+            let mistake = [&format!("apps[0].{key}: {bad:?} ")[..], advice];
+            assert_mistakes(&app_with(&format!("{key}: \"{bad}\"")), &[(6, &mistake)]);
+        }
     }
     assert_mistakes(&app_with("branch: []"), &[(6, &["apps[0].branch: is empty"])]);
     assert_mistakes(&app_with("tags: []"), &[(6, &["apps[0].tags: is empty"])]);
@@ -451,7 +472,10 @@ fn an_alias_bomb_is_refused() {
     let bomb = (0..9).fold("environment:\n- &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
         text + &format!("- &a{} [{}]\n", n + 1, vec![format!("*a{n}"); 10].join(", "))
     });
-    assert_mistakes(&bomb, &[(6, &["too large once its aliases are expanded"])]);
+    assert_mistakes(
+        &bomb,
+        &[(6, &["the document is too large or too complex once its aliases are expanded"])],
+    );
 }
 
 #[test]
@@ -525,7 +549,8 @@ fn check_says_where_each_setting_comes_from() {
     let password = directory.write("password", "hunter2\n");
     let text = format!(
         "mqtt:\n  url: mqtt://localhost\n  username: agent\n  password_file: {}\n{MANAGER}\nenvironment: demo\n\
-         apps:\n- repo: acme/api\n  service: api\n  branch: {{demo: [demo, \"demo/*\"], production: main}}\n",
+         apps:\n- repo: acme/api\n  service: api\n  branch: {{demo: [demo, \"demo/*\"], production: main}}\n\
+         - {{repo: acme/web, service: web, update: {{command: [x]}}}}\n",
         password.display()
     );
     let path = directory.write("config.yaml", text);
@@ -566,6 +591,25 @@ fn check_says_where_each_setting_comes_from() {
     // Every setting is shown, given or not.
     for key in ["apps[0].settle", "apps[0].retries"] {
         shown(key, "", "default");
+    }
+    for (key, value) in [
+        ("apps[0].settle", "2s"),
+        ("apps[0].stop_timeout", "the unit's own, plus 10s"),
+        ("apps[0].start_timeout", "the unit's own, plus 10s"),
+        ("apps[0].tags", "none"),
+        ("apps[0].update", "none"),
+        ("apps[1].update.user", "the agent's own"),
+        ("apps[1].update.dir", "the user's home"),
+        ("apps[1].update.timeout", "10m"),
+        ("on_outcome", "none"),
+    ] {
+        shown(key, value, "default");
+    }
+    let bare = directory.write("bare.yaml", beside_apps(""));
+    let bare = words(&agent(&["check", "--config", bare.to_str().unwrap()]));
+    for key in ["environment", "mqtt.username", "mqtt.password_file"] {
+        let told = |line: &str| line.split_whitespace().eq([key, "none", "default"]);
+        assert!(bare.lines().any(told), "{key} is missing:\n{bare}");
     }
     assert!(!text.contains("hunter2"), "{text}");
     assert!(text.contains("Service manager: none") && text.contains("api: running"), "{text}");

@@ -22,10 +22,11 @@ pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
 pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();
-    for mqtt in sources.misplaced_mqtt().collect::<Vec<_>>() {
+    let misplaced: Vec<_> = sources.misplaced_mqtt().collect();
+    for mqtt in &misplaced {
         checker.error(&mqtt.place, "mqtt", format!("is {}, but must be a mapping", mqtt.value));
     }
-    let mqtt = mqtt(&mut checker, &mut sources, host);
+    let mqtt = mqtt(&mut checker, &mut sources, !misplaced.is_empty(), host);
     let topic = checker.or_default(
         "mqtt.topic",
         sources.take_mqtt(|f| &mut f.topic),
@@ -39,7 +40,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         |text| values::choice(text, &[("wildcard", Subscribe::Wildcard), ("exact", Subscribe::Exact)]),
     );
     let environment = sources.take(|f| &mut f.environment);
-    let environment = checker.optional("environment", environment, values::name);
+    let environment = checker.optional_or("environment", environment, "none", values::name);
     let service_manager = service_manager(&mut checker, sources.take(|f| &mut f.service_manager));
     let max_parallel =
         checker.or_default("max_parallel", sources.take(|f| &mut f.max_parallel), (4, "4"), |n| {
@@ -55,10 +56,8 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         (PathBuf::from(STATE_DIR), STATE_DIR),
         values::path,
     );
-    let on_outcome = sources
-        .take(|f| &mut f.on_outcome)
-        .and_then(|field| apps::command(&mut checker, "on_outcome", field));
-    let apps = apps::apps(&mut checker, sources.take(|f| &mut f.apps), environment.as_deref(), host);
+    let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
+    let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), host);
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
         mqtt,
         topic,
@@ -75,13 +74,15 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
     Ok(Loaded { settings, shown, warnings })
 }
 
-fn mqtt(checker: &mut Checker, sources: &mut Sources, host: &Host) -> Option<MqttSettings> {
-    let url = checker.required(
-        "mqtt.url",
-        sources.take_mqtt(|f| &mut f.url),
-        (&Place::DEFAULT, "is missing: the broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"),
-        |text| values::text(text)?.parse::<BrokerUrl>(),
-    );
+/// `misplaced`: there is an `mqtt` that is no mapping, so what it would have held is not missing.
+fn mqtt(checker: &mut Checker, sources: &mut Sources, misplaced: bool, host: &Host) -> Option<MqttSettings> {
+    let place = sources.mqtt_place();
+    let url = sources.take_mqtt(|f| &mut f.url);
+    if url.is_none() && !misplaced {
+        let problem = "is missing: the broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]";
+        checker.error(&place, "mqtt.url", problem);
+    }
+    let url = checker.optional("mqtt.url", url, |text| values::text(text)?.parse::<BrokerUrl>());
     let protocol = checker.or_default(
         "mqtt.protocol",
         sources.take_mqtt(|f| &mut f.protocol),
@@ -137,12 +138,15 @@ fn client_id(scalar: &Scalar) -> Result<String, String> {
 }
 
 fn login(checker: &mut Checker, sources: &mut Sources) -> (Option<String>, Option<PathBuf>) {
-    let username = checker.optional("mqtt.username", sources.take_mqtt(|f| &mut f.username), values::text);
+    let username =
+        checker.optional_or("mqtt.username", sources.take_mqtt(|f| &mut f.username), "none", values::text);
     let password_file = sources.take_mqtt(|f| &mut f.password_file);
     if let (Some(password_file), None) = (&password_file, &username) {
         checker.error(&password_file.place, "mqtt.password_file", "needs mqtt.username beside it");
     }
-    (username, checker.optional("mqtt.password_file", password_file, values::readable_file))
+    let password_file =
+        checker.optional_or("mqtt.password_file", password_file, "none", values::readable_file);
+    (username, password_file)
 }
 
 fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
