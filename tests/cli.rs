@@ -717,6 +717,11 @@ fn deletions_and_other_events_deploy_nothing() {
         let (code, text) = answer("github/acme/api", &payload, headers);
         assert!(code == 0 && text.starts_with("Ignored: ") && text.contains(part), "{text}");
     }
+    for topic in ["gitlab/acme/api", "github/acme", "github/acme/api/x", "GitHub/acme/api"] {
+        let (code, text) = answer(topic, b"junk", &[]);
+        let told = "Not received: the topic does not fit mqtt.topic, which is github/+/+.";
+        assert!(code == 0 && text.starts_with(told), "{text}");
+    }
     let (code, text) = answer("github/acme/other", b"junk", &[]);
     assert!(code == 0 && text.contains("no app here is of the repository"), "{text}");
 }
@@ -781,6 +786,75 @@ fn all_shapes_of_a_push_are_known() {
         let (code, text) = answer("github/acme/api", bad.to_string().as_bytes(), &[]);
         assert!(code == 1 && text.contains("the envelope must hold"), "{text}");
     }
+}
+
+#[test]
+fn exact_subscriptions_know_one_spelling() {
+    let text = beside_apps("").replace("localhost}", "localhost, subscribe: exact}");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let push = Push::new("acme/api", 'a').bytes();
+    let told = |topic: &str| {
+        let config = file.to_str().unwrap();
+        words(&agent_given(&["check", "--config", config, "--topic", topic, "--message", "-"], &push))
+    };
+    assert!(told("github/acme/api").contains("api: deployed"));
+    let text = told("github/Acme/API");
+    assert!(text.starts_with("Not received: ") && text.contains("github/acme/api."), "{text}");
+    assert!(told("github/acme/other").starts_with("Ignored: no app here"));
+}
+
+/// Neither is a reason to panic.
+#[test]
+fn a_reader_that_leaves_and_a_full_disk_are_borne() {
+    let file = Directory::new().write_kept("config.yaml", &beside_apps(""));
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let message = ["--topic", "github/acme/other", "--message", "/dev/null"];
+    for arguments in [
+        [&["check"], &config[..]].concat(),
+        [&["check"], &config[..], &message].concat(),
+        vec!["status", "--state-dir", state],
+    ] {
+        let output = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+            command.args(&arguments).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let left = output(writer.into());
+        assert!(left.status.code() == Some(0) && left.stderr.is_empty(), "{arguments:?} {left:?}");
+        let full = output(fs::File::create("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(1), "{arguments:?} {full:?}");
+        assert!(errors(&full).starts_with("instance-agent: No space left"), "{arguments:?} {full:?}");
+    }
+}
+
+/// Each look waits for the others, so one after the other none would end.
+#[test]
+fn services_are_looked_at_side_by_side() {
+    let meeting = tempfile::tempdir().unwrap();
+    let meet = "touch $0/$1; until [ $(ls $0 | wc -l) -ge 4 ]; do sleep 0.05; done";
+    let status = format!("status: [sh, -c, \"{meet}\", {}, \"{{service}}\"]", meeting.path().display());
+    let text = beside_apps("")
+        .replace("status: [\"true\", \"{service}\"]", &status)
+        .replace("service: api", "services: [a, b, c, d, e, f, g, h, i, j]");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let output = agent(&["check", "--config", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let order: Vec<_> =
+        words(&output).lines().filter_map(|it| it.strip_suffix(": running").map(str::to_owned)).collect();
+    assert_eq!(order.concat(), "abcdefghij");
+}
+
+#[test]
+fn a_host_without_a_service_manager_is_a_mistake_of_the_configuration() {
+    let text = beside_apps("").replace(MANAGER, "");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let output = agent(&["check", "--config", file.to_str().unwrap()]);
+    // Where systemd runs, it is found, and does not know the service.
+    let code = if Path::new("/run/systemd/system").is_dir() { 1 } else { 78 };
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
 }
 
 #[test]
