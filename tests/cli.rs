@@ -166,6 +166,9 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
         (beside_apps("max_parallel: four"), (1, &["max_parallel: is text", "a whole number from 1 to 1000"])),
         (beside_apps("max_parallel: 0"), (1, &["max_parallel: 0", "from 1 to 1000"])),
         (beside_apps("max_parallel: 1.5"), (1, &["max_parallel: is a decimal number", "whole number"])),
+        (beside_apps("max_parallel: 1e3"), (1, &["max_parallel: is a decimal number", "written in digits"])),
+        (in_mqtt("max_payload: 1e6"), (3, &["mqtt.max_payload: is a decimal number", "written in digits"])),
+        (beside_apps("stagger: 1.5"), (1, &["stagger: is a decimal number", "needs a unit"])),
         (beside_apps("max_parallel: -1"), (1, &["max_parallel: -1", "from 1 to 1000"])),
         (beside_apps("max_parallel: 99999999999999999999"), (1, &["max_parallel: ", "from 1 to 1000"])),
         (beside_apps("on_outcome: [a]"), (1, &["on_outcome: is a list, but must be a mapping"])),
@@ -232,6 +235,7 @@ fn durations_and_sizes_are_explained() {
         (in_mqtt("session_expiry: 0s"), (3, &["mqtt.session_expiry: 0s: must be from 1m"])),
         (in_mqtt("max_payload: lots"), (3, &["mqtt.max_payload: \"lots\" is no size", "32MiB"])),
         (in_mqtt("max_payload: 1GiB"), (3, &["mqtt.max_payload: ", "must be from", "to 128"])),
+        (in_mqtt("max_payload: -1"), (3, &["mqtt.max_payload: -1 bytes: must be from", "to 128"])),
         (in_mqtt("max_payload: 5"), (3, &["mqtt.max_payload: 5 bytes: must be from"])),
         (beside_apps("stagger: 5"), (1, &["stagger: 5: a duration needs a unit"])),
         (beside_apps("stagger: 2d"), (1, &["stagger: 2d: must be from 0s to 1day"])),
@@ -423,17 +427,71 @@ fn files_and_their_neighbours_are_explained() {
     assert_mistakes(&in_mqtt("username: a\n  password_file: /no/such/file"), &[(4, &missing)]);
     let directory = ["mqtt.password_file: /tmp: is a directory"];
     assert_mistakes(&in_mqtt("username: a\n  password_file: /tmp"), &[(4, &directory)]);
+    let directory = certificates();
+    let path = |name: &str| directory.0.path().join(name).display().to_string();
+    let password = directory.write("password", "hunter2\n");
     let alone = ["mqtt.password_file: ", "mqtt.username"];
-    assert_mistakes(&in_mqtt("password_file: /dev/null"), &[(3, &alone)]);
+    assert_mistakes(&in_mqtt(&format!("password_file: {}", password.display())), &[(3, &alone)]);
     let key = ["mqtt.cert_file: needs mqtt.key_file"];
-    assert_mistakes(&in_mqtt("cert_file: /dev/null"), &[(3, &key)]);
+    assert_mistakes(&in_mqtt(&format!("cert_file: {}", path("cert.pem"))), &[(3, &key)]);
     let cert = ["mqtt.key_file: needs mqtt.cert_file"];
-    assert_mistakes(&in_mqtt("key_file: /dev/null"), &[(3, &cert)]);
+    assert_mistakes(&in_mqtt(&format!("key_file: {}", path("key.pem"))), &[(3, &cert)]);
     assert_mistakes(&in_mqtt("ca_file: ca.pem"), &[(3, &["mqtt.ca_file: ca.pem: must be an absolute path"])]);
-    let plain = in_mqtt("ca_file: /dev/null").replace("mqtts://", "mqtt://");
+    let plain = in_mqtt(&format!("ca_file: {}", path("cert.pem"))).replace("mqtts://", "mqtt://");
     assert_mistakes(&plain, &[(3, &["mqtt.ca_file: needs a broker with TLS", "mqtts://"])]);
     let plain = in_mqtt("alpn: x").replace("mqtts://", "mqtt://");
     assert_mistakes(&plain, &[(3, &["mqtt.alpn: needs a broker with TLS", "mqtts://"])]);
+}
+
+/// Two certificates that signed themselves, and their keys.
+fn certificates() -> Directory {
+    let directory = Directory::new();
+    let script = "for prefix in '' other-; do \
+                    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x \
+                      -keyout ${prefix}key.pem -out ${prefix}cert.pem || exit; \
+                  done";
+    let made = Command::new("sh").args(["-c", script]).current_dir(directory.0.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    directory
+}
+
+#[test]
+fn files_that_no_connection_could_use_are_named() {
+    let directory = certificates();
+    let path = |name: &str| directory.0.path().join(name).display().to_string();
+    let fifo = Command::new("mkfifo").arg(path("fifo")).status().unwrap();
+    assert!(fifo.success());
+    for (name, content) in [("empty", ""), ("blank", "\nhunter2\n"), ("words", "hunter2\n")] {
+        directory.write(name, content);
+    }
+    let right = format!("cert_file: {}\n  key_file: {}", path("cert.pem"), path("key.pem"));
+    let file = directory.write("right.yaml", in_mqtt(&format!("{right}\n  ca_file: {}", path("cert.pem"))));
+    assert!(agent(&["check", "--config", file.to_str().unwrap()]).status.success());
+    for (key, name, problem) in [
+        ("password_file", "fifo", "is no regular file"),
+        ("password_file", "empty", "has no password in its first line"),
+        ("password_file", "blank", "has no password in its first line"),
+        ("ca_file", "fifo", "is no regular file"),
+        ("ca_file", "empty", "holds no certificate in PEM form"),
+        ("ca_file", "words", "holds no certificate in PEM form"),
+        ("ca_file", "key.pem", "holds no certificate in PEM form"),
+    ] {
+        let text = in_mqtt(&format!("{key}: {}\n  username: a", path(name)));
+        assert_mistakes(&text, &[(3, &[&format!("mqtt.{key}: {}", path(name)), problem])]);
+    }
+    let wrong = |from: &str, to: &str| in_mqtt(&right.replace(&path(from), &path(to)));
+    assert_mistakes(&wrong("cert.pem", "words"), &[(3, &["mqtt.cert_file: ", "words holds no certificate"])]);
+    assert_mistakes(
+        &wrong("key.pem", "cert.pem"),
+        &[(4, &["mqtt.key_file: ", "cert.pem holds no private key"])],
+    );
+    let pair = ["mqtt.cert_file: ", "cannot be used with mqtt.key_file ", "other-key.pem"];
+    assert_mistakes(&wrong("key.pem", "other-key.pem"), &[(3, &pair)]);
+    let words = path("words");
+    let mistake = format!("state_dir: {words}: is there already, but is no directory");
+    assert_mistakes(&beside_apps(&format!("state_dir: {words}")), &[(1, &[&mistake])]);
+    let mistake = format!("state_dir: {words}/state: lies below");
+    assert_mistakes(&beside_apps(&format!("state_dir: {words}/state")), &[(1, &[&mistake])]);
 }
 
 #[test]

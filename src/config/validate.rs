@@ -1,9 +1,9 @@
 //! Fragments → settings: every mistake is found in one go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::mqtt::{MqttSettings, Protocol, TlsSettings};
+use crate::mqtt::{self, MqttSettings, Protocol, TlsSettings};
 use crate::service::{CustomManager, ManagerChoice, Template};
 use crate::topic::TopicPattern;
 
@@ -54,7 +54,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         "state_dir",
         sources.take(|f| &mut f.state_dir),
         (PathBuf::from(STATE_DIR), STATE_DIR),
-        values::path,
+        values::directory,
     );
     let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), host);
@@ -144,26 +144,40 @@ fn login(checker: &mut Checker, sources: &mut Sources) -> (Option<String>, Optio
     if let (Some(password_file), None) = (&password_file, &username) {
         checker.error(&password_file.place, "mqtt.password_file", "needs mqtt.username beside it");
     }
-    let password_file =
-        checker.optional_or("mqtt.password_file", password_file, "none", values::readable_file);
+    let key = "mqtt.password_file";
+    let password_file = checker
+        .optional_or(key, password_file, "none", |path| usable_file(path, key, mqtt::check_password_file));
     (username, password_file)
+}
+
+/// The path of a file that a connection could use now.
+fn usable_file(
+    scalar: &Scalar,
+    key: &str,
+    check: fn(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let path = values::readable_file(scalar)?;
+    // The key stands before the problem already.
+    check(&path).map_err(|problem| problem.replacen(&format!("{key} "), "", 1))?;
+    Ok(path)
 }
 
 fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
     let mut any = None;
-    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>| {
+    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, check| {
         let placed = sources.take_mqtt(field);
         let place = placed.as_ref().map(|placed| placed.place.clone());
         any = any.take().or_else(|| place.clone().map(|place| (key, place)));
-        (checker.optional(key, placed, values::readable_file), place)
+        (checker.optional(key, placed, |path| usable_file(path, key, check)), place)
     };
-    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file);
-    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file);
-    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file);
+    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, mqtt::check_ca_file);
+    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, mqtt::check_cert_file);
+    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, mqtt::check_key_file);
     match (cert_place, key_place) {
         (Some(place), None) => checker.error(&place, "mqtt.cert_file", "needs mqtt.key_file beside it"),
         (None, Some(place)) => checker.error(&place, "mqtt.key_file", "needs mqtt.cert_file beside it"),
-        _ => {}
+        (Some(place), Some(_)) => check_pair(checker, &place, cert_file.as_deref(), key_file.as_deref()),
+        (None, None) => {}
     }
     let alpn = sources.take_mqtt(|f| &mut f.alpn);
     any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
@@ -175,6 +189,13 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
         }
         (Some(BrokerUrl { tls: true, .. }), _) => Some(TlsSettings { ca_file, cert_file, key_file, alpn }),
         _ => None,
+    }
+}
+
+fn check_pair(checker: &mut Checker, place: &Place, cert: Option<&Path>, key: Option<&Path>) {
+    let pair = cert.zip(key).map_or(Ok(()), |(cert, key)| mqtt::check_pair(cert, key));
+    if let Err(problem) = pair {
+        checker.error(place, "mqtt.cert_file", problem.replacen("mqtt.cert_file ", "", 1));
     }
 }
 
