@@ -17,11 +17,17 @@ pub enum NameError {
     /// Not `owner/name` in GitHub's alphabet.
     #[error("not a repository: must be OWNER/NAME, each of letters, digits, '.', '_' and '-'")]
     Repository,
+    /// The name of a clone's URL, where the repository's is asked for: GitHub lets no name end so.
+    #[error("not a repository: must be OWNER/NAME without .git at the end")]
+    DotGit,
     /// Not 40 or 64 hexadecimal digits.
     #[error("not a commit: must be 40 or 64 hexadecimal digits")]
     Commit,
-    /// Breaks a rule of git-check-ref-format(1).
-    #[error("not a full git ref: must be refs/… and keep the rules of git-check-ref-format(1)")]
+    /// Breaks a rule of git-check-ref-format(1), or holds characters that turn text around.
+    #[error(
+        "not a full git ref: must be refs/… and keep the rules of git-check-ref-format(1), without line separators \
+         and characters that set the direction of text"
+    )]
     Ref,
 }
 
@@ -47,11 +53,13 @@ impl FromStr for RepoName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let (owner, name) = text.split_once('/').ok_or(NameError::Repository)?;
-        if text.len() <= MAX_REPOSITORY && is_repository_part(owner) && is_repository_part(name) {
-            Ok(Self(text.into()))
-        } else {
-            Err(NameError::Repository)
+        if text.len() > MAX_REPOSITORY || !is_repository_part(owner) || !is_repository_part(name) {
+            return Err(NameError::Repository);
         }
+        if name.to_ascii_lowercase().as_bytes().ends_with(b".git") {
+            return Err(NameError::DotGit);
+        }
+        Ok(Self(text.into()))
     }
 }
 
@@ -170,8 +178,9 @@ impl FromStr for GitRef {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let rest = text.strip_prefix("refs/").ok_or(NameError::Ref)?;
-        let allowed =
-            |c: char| !c.is_control() && !matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
+        let allowed = |c: char| {
+            !c.is_control() && !turns_text(c) && !matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\')
+        };
         let well_formed = text.len() <= MAX_REF
             && text.chars().all(allowed)
             && !text.contains("..")
@@ -181,6 +190,11 @@ impl FromStr for GitRef {
             && rest.split('/').all(is_ref_part);
         if well_formed { Ok(Self(text.into())) } else { Err(NameError::Ref) }
     }
+}
+
+/// Git allows these, we do not: in a log they would end its line or show what follows back to front.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn is_ref_part(part: &str) -> bool {
@@ -243,6 +257,14 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_clones_url_is_no_repository() {
+        for bad in ["acme/api.git", "acme/api.GIT", "acme/.git"] {
+            assert_eq!(bad.parse::<RepoName>(), Err(NameError::DotGit), "{bad:?}");
+        }
+        assert!("acme/git".parse::<RepoName>().is_ok());
+    }
+
+    #[test]
     fn commits_are_40_or_64_hexadecimal_digits() {
         for good in ["a".repeat(40), "0".repeat(64), "AbCdEf0123".repeat(4)] {
             assert_eq!(good.parse::<CommitId>().unwrap().as_str(), good.to_lowercase());
@@ -277,6 +299,12 @@ mod tests {
             "refs/heads/a@{b",
             "refs/heads/a\\b",
             "refs/heads/\u{7f}",
+            "refs/heads/a\u{2028}b",
+            "refs/heads/a\u{202e}b",
+            "refs/heads/a\u{2066}b",
+            "refs/heads/a\u{2069}b",
+            "refs/heads/a\u{200e}b",
+            "refs/heads/a\u{200f}b",
         ] {
             assert_eq!(bad.parse::<GitRef>(), Err(NameError::Ref), "{bad:?}");
         }

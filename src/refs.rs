@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::github::{GitRef, NameError};
+use crate::github::GitRef;
 
 /// A branch or tag name, in which `*` stands for anything but `/` and `**` for anything, as in GitHub Actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +50,59 @@ impl RefPattern {
     }
 }
 
-impl FromStr for RefPattern {
-    type Err = NameError;
+/// Why a text is no pattern, and how to write what was meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// No name that git allows could fit.
+    #[error("can match no git ref: write main, release/* or ** (no ? or [])")]
+    NoRef,
+    /// A whole ref, where its name is asked for.
+    #[error("must be the name alone: write {name}, not {whole}")]
+    WholeRef {
+        /// The name alone.
+        name: String,
+        /// What was written.
+        whole: String,
+    },
+    /// An exception, as GitHub Actions has them.
+    #[error("must not begin with !: there are no exceptions, so list what deploys the app")]
+    Exception,
+    /// Alternatives, as a shell has them.
+    #[error("{{a,b}} does not mean either of both: write a list, such as [main, demo]")]
+    Alternatives,
+    /// Three stars or more.
+    #[error("has too many stars in a row: write * for anything but /, or ** for anything")]
+    Stars,
+}
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+/// What git would allow in a name, but means something else to whoever writes it.
+fn misunderstood(text: &str) -> Option<PatternError> {
+    if text.starts_with("refs/") {
+        let name = ["refs/heads/", "refs/tags/", "refs/"].iter().find_map(|it| text.strip_prefix(it));
+        return Some(PatternError::WholeRef {
+            name: name.unwrap_or_default().to_owned(),
+            whole: text.to_owned(),
+        });
+    }
+    if text.starts_with('!') {
+        return Some(PatternError::Exception);
+    }
+    let in_braces = |(_, rest): (&str, &str)| rest.split_once('}').is_some_and(|(it, _)| it.contains(','));
+    if text.split_once('{').is_some_and(in_braces) {
+        return Some(PatternError::Alternatives);
+    }
+    text.contains("***").then_some(PatternError::Stars)
+}
+
+impl FromStr for RefPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if let Some(error) = misunderstood(text) {
+            return Err(error);
+        }
         // What is left when each star stands for a letter must be a name that git allows.
-        GitRef::of_branch(&text.replace('*', "x"))?;
+        GitRef::of_branch(&text.replace('*', "x")).map_err(|_| PatternError::NoRef)?;
         let mut parts = Vec::with_capacity(text.len());
         let mut bytes = text.bytes().peekable();
         while let Some(byte) = bytes.next() {
@@ -164,6 +211,26 @@ mod tests {
     fn patterns_that_no_ref_could_match_are_refused() {
         for bad in ["", " main", "a b", "a..b", "/a", "a/", "feature[1]", "a?", "a\nb"] {
             assert!(bad.parse::<RefPattern>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_mean_something_else_elsewhere_say_how_to_write_it() {
+        for (bad, advice) in [
+            ("refs/heads/main", "write main, not refs/heads/main"),
+            ("refs/tags/v*", "write v*, not refs/tags/v*"),
+            ("!demo", "no exceptions"),
+            ("{main,demo}", "[main, demo]"),
+            ("release/{1,2}", "[main, demo]"),
+            ("***", "* for anything but /"),
+            ("a/*****", "** for anything"),
+            ("a?", "no ? or []"),
+        ] {
+            let error = bad.parse::<RefPattern>().unwrap_err().to_string();
+            assert!(error.contains(advice), "{bad}: {error}");
+        }
+        for good in ["a!", "{a}", "a,b", "heads/refs/x", "refs"] {
+            assert!(good.parse::<RefPattern>().is_ok(), "{good}");
         }
     }
 

@@ -166,6 +166,9 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
         (beside_apps("max_parallel: four"), (1, &["max_parallel: is text", "a whole number from 1 to 1000"])),
         (beside_apps("max_parallel: 0"), (1, &["max_parallel: 0", "from 1 to 1000"])),
         (beside_apps("max_parallel: 1.5"), (1, &["max_parallel: is a decimal number", "whole number"])),
+        (beside_apps("max_parallel: 1e3"), (1, &["max_parallel: is a decimal number", "written in digits"])),
+        (in_mqtt("max_payload: 1e6"), (3, &["mqtt.max_payload: is a decimal number", "written in digits"])),
+        (beside_apps("stagger: 1.5"), (1, &["stagger: is a decimal number", "needs a unit"])),
         (beside_apps("max_parallel: -1"), (1, &["max_parallel: -1", "from 1 to 1000"])),
         (beside_apps("max_parallel: 99999999999999999999"), (1, &["max_parallel: ", "from 1 to 1000"])),
         (beside_apps("on_outcome: [a]"), (1, &["on_outcome: is a list, but must be a mapping"])),
@@ -232,6 +235,7 @@ fn durations_and_sizes_are_explained() {
         (in_mqtt("session_expiry: 0s"), (3, &["mqtt.session_expiry: 0s: must be from 1m"])),
         (in_mqtt("max_payload: lots"), (3, &["mqtt.max_payload: \"lots\" is no size", "32MiB"])),
         (in_mqtt("max_payload: 1GiB"), (3, &["mqtt.max_payload: ", "must be from", "to 128"])),
+        (in_mqtt("max_payload: -1"), (3, &["mqtt.max_payload: -1 bytes: must be from", "to 128"])),
         (in_mqtt("max_payload: 5"), (3, &["mqtt.max_payload: 5 bytes: must be from"])),
         (beside_apps("stagger: 5"), (1, &["stagger: 5: a duration needs a unit"])),
         (beside_apps("stagger: 2d"), (1, &["stagger: 2d: must be from 0s to 1day"])),
@@ -285,6 +289,8 @@ fn names_are_explained() {
         let text = in_app(&format!("repo: \"{bad}\"\nservice: api"));
         assert_mistakes(&text, &[(4, &["apps[0].repo: ", bad, "OWNER/NAME"])]);
     }
+    let git = ["apps[0].repo: \"acme/api.git\"", "OWNER/NAME without .git"];
+    assert_mistakes(&in_app("repo: acme/api.git\nservice: api"), &[(4, &git)]);
     for bad in ["-api", "../api", "a/b", "a b", "a;b", "$(id)", ".api", "api\u{e9}", "--help"] {
         let text = in_app(&format!("repo: acme/api\nservice: \"{bad}\""));
         assert_mistakes(&text, &[(5, &["apps[0].service: ", bad, "not a service name: letters, digits"])]);
@@ -338,6 +344,14 @@ fn a_missing_section_is_named() {
         assert!(lines.len() == 1 && lines[0].contains(part), "{lines:?}");
         assert!(lines[0].contains("config.yaml"), "it does not say where it was looked for: {lines:?}");
     }
+    let text = format!("{MANAGER}\nmqtt: {{keep_alive: 30s}}\napps: [{{repo: a/b, service: c}}]\n");
+    assert_mistakes(&text, &[(2, &["mqtt.url: is missing"])]);
+    let output = agent(&["check", "--broker", "mqtt://h"]);
+    let missing = "command line (there is no configuration file): apps: is missing";
+    assert!(errors(&output).starts_with(missing), "{output:?}");
+    let output = agent(&["check", "--app", "a/b=c"]);
+    let missing = "command line (there is no configuration file): mqtt.url: is missing";
+    assert!(errors(&output).starts_with(missing), "{output:?}");
 }
 
 #[test]
@@ -347,6 +361,17 @@ fn branches_are_explained() {
     for bad in ["a b", "a..b", "refs heads", "a~1", "feature[1]", "-\\\\", "/a"] {
         let text = app_with(&format!("branch: \"{bad}\""));
         assert_mistakes(&text, &[(6, &["apps[0].branch: ", "can match no git ref", "release/*"])]);
+    }
+    for (bad, advice) in [
+        ("refs/heads/main", "write main, not refs/heads/main"),
+        ("!main", "must not begin with !"),
+        ("{main,demo}", "write a list"),
+        ("***", "too many stars"),
+    ] {
+        for key in ["branch", "tags"] {
+            let mistake = [&format!("apps[0].{key}: {bad:?} ")[..], advice];
+            assert_mistakes(&app_with(&format!("{key}: \"{bad}\"")), &[(6, &mistake)]);
+        }
     }
     assert_mistakes(&app_with("branch: []"), &[(6, &["apps[0].branch: is empty"])]);
     assert_mistakes(&app_with("tags: []"), &[(6, &["apps[0].tags: is empty"])]);
@@ -402,17 +427,71 @@ fn files_and_their_neighbours_are_explained() {
     assert_mistakes(&in_mqtt("username: a\n  password_file: /no/such/file"), &[(4, &missing)]);
     let directory = ["mqtt.password_file: /tmp: is a directory"];
     assert_mistakes(&in_mqtt("username: a\n  password_file: /tmp"), &[(4, &directory)]);
+    let directory = certificates();
+    let path = |name: &str| directory.0.path().join(name).display().to_string();
+    let password = directory.write("password", "hunter2\n");
     let alone = ["mqtt.password_file: ", "mqtt.username"];
-    assert_mistakes(&in_mqtt("password_file: /dev/null"), &[(3, &alone)]);
+    assert_mistakes(&in_mqtt(&format!("password_file: {}", password.display())), &[(3, &alone)]);
     let key = ["mqtt.cert_file: needs mqtt.key_file"];
-    assert_mistakes(&in_mqtt("cert_file: /dev/null"), &[(3, &key)]);
+    assert_mistakes(&in_mqtt(&format!("cert_file: {}", path("cert.pem"))), &[(3, &key)]);
     let cert = ["mqtt.key_file: needs mqtt.cert_file"];
-    assert_mistakes(&in_mqtt("key_file: /dev/null"), &[(3, &cert)]);
+    assert_mistakes(&in_mqtt(&format!("key_file: {}", path("key.pem"))), &[(3, &cert)]);
     assert_mistakes(&in_mqtt("ca_file: ca.pem"), &[(3, &["mqtt.ca_file: ca.pem: must be an absolute path"])]);
-    let plain = in_mqtt("ca_file: /dev/null").replace("mqtts://", "mqtt://");
+    let plain = in_mqtt(&format!("ca_file: {}", path("cert.pem"))).replace("mqtts://", "mqtt://");
     assert_mistakes(&plain, &[(3, &["mqtt.ca_file: needs a broker with TLS", "mqtts://"])]);
     let plain = in_mqtt("alpn: x").replace("mqtts://", "mqtt://");
     assert_mistakes(&plain, &[(3, &["mqtt.alpn: needs a broker with TLS", "mqtts://"])]);
+}
+
+/// Two certificates that signed themselves, and their keys.
+fn certificates() -> Directory {
+    let directory = Directory::new();
+    let script = "for prefix in '' other-; do \
+                    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x \
+                      -keyout ${prefix}key.pem -out ${prefix}cert.pem || exit; \
+                  done";
+    let made = Command::new("sh").args(["-c", script]).current_dir(directory.0.path()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    directory
+}
+
+#[test]
+fn files_that_no_connection_could_use_are_named() {
+    let directory = certificates();
+    let path = |name: &str| directory.0.path().join(name).display().to_string();
+    let fifo = Command::new("mkfifo").arg(path("fifo")).status().unwrap();
+    assert!(fifo.success());
+    for (name, content) in [("empty", ""), ("blank", "\nhunter2\n"), ("words", "hunter2\n")] {
+        directory.write(name, content);
+    }
+    let right = format!("cert_file: {}\n  key_file: {}", path("cert.pem"), path("key.pem"));
+    let file = directory.write("right.yaml", in_mqtt(&format!("{right}\n  ca_file: {}", path("cert.pem"))));
+    assert!(agent(&["check", "--config", file.to_str().unwrap()]).status.success());
+    for (key, name, problem) in [
+        ("password_file", "fifo", "is no regular file"),
+        ("password_file", "empty", "has no password in its first line"),
+        ("password_file", "blank", "has no password in its first line"),
+        ("ca_file", "fifo", "is no regular file"),
+        ("ca_file", "empty", "holds no certificate in PEM form"),
+        ("ca_file", "words", "holds no certificate in PEM form"),
+        ("ca_file", "key.pem", "holds no certificate in PEM form"),
+    ] {
+        let text = in_mqtt(&format!("{key}: {}\n  username: a", path(name)));
+        assert_mistakes(&text, &[(3, &[&format!("mqtt.{key}: {}", path(name)), problem])]);
+    }
+    let wrong = |from: &str, to: &str| in_mqtt(&right.replace(&path(from), &path(to)));
+    assert_mistakes(&wrong("cert.pem", "words"), &[(3, &["mqtt.cert_file: ", "words holds no certificate"])]);
+    assert_mistakes(
+        &wrong("key.pem", "cert.pem"),
+        &[(4, &["mqtt.key_file: ", "cert.pem holds no private key"])],
+    );
+    let pair = ["mqtt.cert_file: ", "cannot be used with mqtt.key_file ", "other-key.pem"];
+    assert_mistakes(&wrong("key.pem", "other-key.pem"), &[(3, &pair)]);
+    let words = path("words");
+    let mistake = format!("state_dir: {words}: is there already, but is no directory");
+    assert_mistakes(&beside_apps(&format!("state_dir: {words}")), &[(1, &[&mistake])]);
+    let mistake = format!("state_dir: {words}/state: lies below");
+    assert_mistakes(&beside_apps(&format!("state_dir: {words}/state")), &[(1, &[&mistake])]);
 }
 
 #[test]
@@ -451,7 +530,10 @@ fn an_alias_bomb_is_refused() {
     let bomb = (0..9).fold("environment:\n- &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
         text + &format!("- &a{} [{}]\n", n + 1, vec![format!("*a{n}"); 10].join(", "))
     });
-    assert_mistakes(&bomb, &[(6, &["too large once its aliases are expanded"])]);
+    assert_mistakes(
+        &bomb,
+        &[(6, &["the document is too large or too complex once its aliases are expanded"])],
+    );
 }
 
 #[test]
@@ -525,7 +607,8 @@ fn check_says_where_each_setting_comes_from() {
     let password = directory.write("password", "hunter2\n");
     let text = format!(
         "mqtt:\n  url: mqtt://localhost\n  username: agent\n  password_file: {}\n{MANAGER}\nenvironment: demo\n\
-         apps:\n- repo: acme/api\n  service: api\n  branch: {{demo: [demo, \"demo/*\"], production: main}}\n",
+         apps:\n- repo: acme/api\n  service: api\n  branch: {{demo: [demo, \"demo/*\"], production: main}}\n\
+         - {{repo: acme/web, service: web, update: {{command: [x]}}}}\n",
         password.display()
     );
     let path = directory.write("config.yaml", text);
@@ -566,6 +649,25 @@ fn check_says_where_each_setting_comes_from() {
     // Every setting is shown, given or not.
     for key in ["apps[0].settle", "apps[0].retries"] {
         shown(key, "", "default");
+    }
+    for (key, value) in [
+        ("apps[0].settle", "2s"),
+        ("apps[0].stop_timeout", "the unit's own, plus 10s"),
+        ("apps[0].start_timeout", "the unit's own, plus 10s"),
+        ("apps[0].tags", "none"),
+        ("apps[0].update", "none"),
+        ("apps[1].update.user", "the agent's own"),
+        ("apps[1].update.dir", "the user's home"),
+        ("apps[1].update.timeout", "10m"),
+        ("on_outcome", "none"),
+    ] {
+        shown(key, value, "default");
+    }
+    let bare = directory.write("bare.yaml", beside_apps(""));
+    let bare = words(&agent(&["check", "--config", bare.to_str().unwrap()]));
+    for key in ["environment", "mqtt.username", "mqtt.password_file"] {
+        let told = |line: &str| line.split_whitespace().eq([key, "none", "default"]);
+        assert!(bare.lines().any(told), "{key} is missing:\n{bare}");
     }
     assert!(!text.contains("hunter2"), "{text}");
     assert!(text.contains("Service manager: none") && text.contains("api: running"), "{text}");
@@ -673,6 +775,11 @@ fn deletions_and_other_events_deploy_nothing() {
         let (code, text) = answer("github/acme/api", &payload, headers);
         assert!(code == 0 && text.starts_with("Ignored: ") && text.contains(part), "{text}");
     }
+    for topic in ["gitlab/acme/api", "github/acme", "github/acme/api/x", "GitHub/acme/api"] {
+        let (code, text) = answer(topic, b"junk", &[]);
+        let told = "Not received: the topic does not fit mqtt.topic, which is github/+/+.";
+        assert!(code == 0 && text.starts_with(told), "{text}");
+    }
     let (code, text) = answer("github/acme/other", b"junk", &[]);
     assert!(code == 0 && text.contains("no app here is of the repository"), "{text}");
 }
@@ -737,6 +844,75 @@ fn all_shapes_of_a_push_are_known() {
         let (code, text) = answer("github/acme/api", bad.to_string().as_bytes(), &[]);
         assert!(code == 1 && text.contains("the envelope must hold"), "{text}");
     }
+}
+
+#[test]
+fn exact_subscriptions_know_one_spelling() {
+    let text = beside_apps("").replace("localhost}", "localhost, subscribe: exact}");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let push = Push::new("acme/api", 'a').bytes();
+    let told = |topic: &str| {
+        let config = file.to_str().unwrap();
+        words(&agent_given(&["check", "--config", config, "--topic", topic, "--message", "-"], &push))
+    };
+    assert!(told("github/acme/api").contains("api: deployed"));
+    let text = told("github/Acme/API");
+    assert!(text.starts_with("Not received: ") && text.contains("github/acme/api."), "{text}");
+    assert!(told("github/acme/other").starts_with("Ignored: no app here"));
+}
+
+/// Neither is a reason to panic.
+#[test]
+fn a_reader_that_leaves_and_a_full_disk_are_borne() {
+    let file = Directory::new().write_kept("config.yaml", &beside_apps(""));
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let message = ["--topic", "github/acme/other", "--message", "/dev/null"];
+    for arguments in [
+        [&["check"], &config[..]].concat(),
+        [&["check"], &config[..], &message].concat(),
+        vec!["status", "--state-dir", state],
+    ] {
+        let output = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+            command.args(&arguments).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let left = output(writer.into());
+        assert!(left.status.code() == Some(0) && left.stderr.is_empty(), "{arguments:?} {left:?}");
+        let full = output(fs::File::create("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(1), "{arguments:?} {full:?}");
+        assert!(errors(&full).starts_with("instance-agent: No space left"), "{arguments:?} {full:?}");
+    }
+}
+
+/// Each look waits for the others, so one after the other none would end.
+#[test]
+fn services_are_looked_at_side_by_side() {
+    let meeting = tempfile::tempdir().unwrap();
+    let meet = "touch $0/$1; until [ $(ls $0 | wc -l) -ge 4 ]; do sleep 0.05; done";
+    let status = format!("status: [sh, -c, \"{meet}\", {}, \"{{service}}\"]", meeting.path().display());
+    let text = beside_apps("")
+        .replace("status: [\"true\", \"{service}\"]", &status)
+        .replace("service: api", "services: [a, b, c, d, e, f, g, h, i, j]");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let output = agent(&["check", "--config", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let order: Vec<_> =
+        words(&output).lines().filter_map(|it| it.strip_suffix(": running").map(str::to_owned)).collect();
+    assert_eq!(order.concat(), "abcdefghij");
+}
+
+#[test]
+fn a_host_without_a_service_manager_is_a_mistake_of_the_configuration() {
+    let text = beside_apps("").replace(MANAGER, "");
+    let file = Directory::new().write_kept("config.yaml", &text);
+    let output = agent(&["check", "--config", file.to_str().unwrap()]);
+    // Where systemd runs, it is found, and does not know the service.
+    let code = if Path::new("/run/systemd/system").is_dir() { 1 } else { 78 };
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
 }
 
 #[test]

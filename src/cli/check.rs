@@ -1,20 +1,28 @@
 //! `instance-agent check`: what `run` would do, said instead of done.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::runtime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::config::{self, App, DEFAULT_FILE, Host, Loaded, Settings, Shown, Subscribe};
+use crate::config::{self, App, AppName, DEFAULT_FILE, Host, Loaded, Settings, Shown, Subscribe};
 use crate::push::Headers;
 use crate::router::{Routed, Router};
-use crate::service::{self, DetectionRoot, ServiceManager, Status};
+use crate::service::{self, DetectionRoot, ServiceError, ServiceManager, ServiceName, Status};
 
-use super::{ConfigArgs, exit};
+use super::{ConfigArgs, exit, output};
+
+/// A status is a matter of milliseconds where all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOKS_AT_ONCE: usize = 8;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -40,10 +48,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 pub(super) fn check(args: CheckArgs) -> ExitCode {
     let loaded = match config::load(&args.config.into_request(), &Host::detect()) {
         Ok(Some(loaded)) => loaded,
-        Ok(None) => {
-            println!("Not configured: {DEFAULT_FILE} is missing or empty, and no flag says what to do.");
-            return ExitCode::SUCCESS;
-        }
+        Ok(None) => return output::print(unconfigured),
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::from(exit::CONFIG);
@@ -55,61 +60,111 @@ pub(super) fn check(args: CheckArgs) -> ExitCode {
     }
 }
 
+fn unconfigured(out: &mut dyn Write) -> io::Result<ExitCode> {
+    writeln!(out, "Not configured: {DEFAULT_FILE} is missing or empty, and no flag says what to do.")?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn show(loaded: &Loaded) -> ExitCode {
-    print_settings(&loaded.shown);
-    for warning in &loaded.warnings {
-        println!("Warning: {warning}");
-    }
-    let settings = &loaded.settings;
-    if settings.subscribe == Subscribe::Exact {
-        println!(
-            "Note: exact subscriptions are case-sensitive: topics must spell each repository as it is here."
-        );
-    }
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    runtime.block_on(async {
-        match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
-            Ok(manager) => show_services(manager.as_ref(), &settings.apps).await,
-            Err(error) => exit::failure(&error, exit::FAILED),
-        }
+    output::print(|out| {
+        print_settings(out, loaded)?;
+        // Seen before the services are looked at, which may take a while.
+        out.flush()?;
+        runtime.block_on(show_services(out, &loaded.settings))
     })
 }
 
-fn print_settings(shown: &[Shown]) {
+fn print_settings(out: &mut dyn Write, loaded: &Loaded) -> io::Result<()> {
+    let shown = &loaded.shown;
     let key_width = shown.iter().map(|it| it.key.chars().count()).max().unwrap_or(0);
     let value_width = shown.iter().map(|it| it.value.chars().count()).max().unwrap_or(0).min(50);
     for Shown { key, value, place } in shown {
-        println!("{key:key_width$}  {value:value_width$}  {place}");
+        writeln!(out, "{key:key_width$}  {value:value_width$}  {place}")?;
+    }
+    for warning in &loaded.warnings {
+        writeln!(out, "Warning: {warning}")?;
+    }
+    if loaded.settings.subscribe == Subscribe::Exact {
+        writeln!(
+            out,
+            "Note: exact subscriptions are case-sensitive: topics must spell each repository as it is here."
+        )?;
+    }
+    Ok(())
+}
+
+async fn show_services(out: &mut dyn Write, settings: &Settings) -> io::Result<ExitCode> {
+    let manager = match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
+        Ok(manager) => manager,
+        // As `run` ends then.
+        Err(error) => return Ok(exit::failure(&error, exit::CONFIG)),
+    };
+    writeln!(out, "\nService manager: {}", manager.name())?;
+    let mut all_known = true;
+    for (app, service, look) in looks(&manager, &settings.apps) {
+        let state = match look.await {
+            Ok(Ok(state)) => state,
+            Ok(Err(problem)) => {
+                all_known = false;
+                problem.for_app(manager.name(), &app)
+            }
+            Err(panicked) => return Err(io::Error::other(panicked)),
+        };
+        writeln!(out, "{service}: {state}")?;
+    }
+    Ok(if all_known { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+/// Why a service cannot be deployed to.
+enum Unusable {
+    Unknown,
+    Silent,
+    Error(ServiceError),
+}
+
+impl Unusable {
+    fn for_app(&self, manager: &str, app: &AppName) -> String {
+        match self {
+            Self::Unknown => format!("UNKNOWN to {manager}: pushes to {app} would fail"),
+            Self::Silent => format!("{manager} does not answer within {} s", PATIENCE.as_secs()),
+            Self::Error(error) => error.to_string(),
+        }
     }
 }
 
-async fn show_services(manager: &dyn ServiceManager, apps: &[Arc<App>]) -> ExitCode {
-    println!("\nService manager: {}", manager.name());
-    let mut all_known = true;
-    for app in apps {
-        for service in &app.services {
-            let state = match manager.status(service).await {
-                Ok(Status::Running { .. }) => "running".to_owned(),
-                Ok(Status::Completed) => "completed (oneshot)".to_owned(),
-                Ok(Status::Starting) => "starting".to_owned(),
-                Ok(Status::Stopped) => "stopped".to_owned(),
-                Ok(Status::Failed(what)) => format!("failed: {what}"),
-                Ok(Status::NotFound) => {
-                    all_known = false;
-                    format!("UNKNOWN to {}: pushes to {} would fail", manager.name(), app.name)
-                }
-                Err(error) => {
-                    all_known = false;
-                    error.to_string()
-                }
-            };
-            println!("{service}: {state}");
-        }
-    }
-    if all_known { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
+type Look = JoinHandle<Result<String, Unusable>>;
+
+/// Looks at all services side by side, a few at a time; in the order of the apps.
+fn looks(manager: &Arc<dyn ServiceManager>, apps: &[Arc<App>]) -> Vec<(AppName, ServiceName, Look)> {
+    let turns = Arc::new(Semaphore::new(LOOKS_AT_ONCE));
+    let services = apps.iter().flat_map(|app| app.services.iter().map(|service| (&app.name, service)));
+    let begin = |(app, service): (&AppName, &ServiceName)| {
+        let look = look(manager.clone(), service.clone(), turns.clone());
+        (app.clone(), service.clone(), tokio::spawn(look))
+    };
+    services.map(begin).collect()
+}
+
+async fn look(
+    manager: Arc<dyn ServiceManager>,
+    service: ServiceName,
+    turns: Arc<Semaphore>,
+) -> Result<String, Unusable> {
+    // Never closed; the patience begins with the turn.
+    let _turn = turns.acquire().await;
+    let status = timeout(PATIENCE, manager.status(&service)).await.map_err(|_| Unusable::Silent)?;
+    Ok(match status.map_err(Unusable::Error)? {
+        Status::Running { .. } => "running".to_owned(),
+        Status::Completed => "completed (oneshot)".to_owned(),
+        Status::Starting => "starting".to_owned(),
+        Status::Stopped => "stopped".to_owned(),
+        Status::Failed(what) => format!("failed: {what}"),
+        Status::NotFound => return Err(Unusable::Unknown),
+    })
 }
 
 fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String, String)]) -> ExitCode {
@@ -121,29 +176,56 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
         }
     };
     let router = Router::new(settings.topic.clone(), &settings.apps);
+    if let Some(why) = not_received(settings, &router, topic) {
+        return output::print(|out| {
+            writeln!(out, "Not received: {why}.")?;
+            Ok(ExitCode::SUCCESS)
+        });
+    }
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let routed = match Headers::from_pairs(pairs) {
         Ok(headers) => router.route(topic, &headers, &payload),
         Err(error) => error.into(),
     };
+    output::print(|out| print_routed(out, routed))
+}
+
+/// Why the broker would not hand the agent what is published on this topic.
+fn not_received(settings: &Settings, router: &Router, topic: &str) -> Option<String> {
+    if settings.topic.repository(topic).is_none() {
+        return Some(format!("the topic does not fit mqtt.topic, which is {}", settings.topic));
+    }
+    // Not of a managed repository at all: the router says so better.
+    let first = router.repository(topic)?;
+    let received =
+        settings.subscribe == Subscribe::Wildcard || settings.filters().iter().any(|it| it == topic);
+    (!received).then(|| {
+        let spelled = settings.topic.of(first);
+        format!("mqtt.subscribe is exact and topics are case-sensitive: the one subscribed to is {spelled}")
+    })
+}
+
+fn print_routed(out: &mut dyn Write, routed: Routed) -> io::Result<ExitCode> {
     match routed {
-        Routed::Unmanaged => println!("Ignored: no app here is of the repository that the topic names."),
-        Routed::Ignored(why) => println!("Ignored: {why}."),
+        Routed::Unmanaged => {
+            writeln!(out, "Ignored: no app here is of the repository that the topic names.")?;
+        }
+        Routed::Ignored(why) => writeln!(out, "Ignored: {why}.")?,
         Routed::Rejected(why) => {
-            println!("Rejected: {why}.");
-            return ExitCode::from(exit::FAILED);
+            writeln!(out, "Rejected: {why}.")?;
+            return Ok(ExitCode::from(exit::FAILED));
         }
         Routed::Push(revision, verdicts) => {
-            println!("A push of {} to {} of {}.", revision.commit, revision.git_ref, revision.repo);
+            writeln!(out, "A push of {} to {} of {}.", revision.commit, revision.git_ref, revision.repo)?;
             for (app, verdict) in verdicts {
                 match verdict {
-                    Ok(()) => println!("{app}: deployed, unless it runs this commit already."),
-                    Err(why) => println!("{app}: not deployed: {why}."),
+                    Ok(()) => writeln!(out, "{app}: deployed, unless it runs this commit already.")?,
+                    Err(why) => writeln!(out, "{app}: not deployed: {why}.")?,
                 }
             }
         }
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The agent drops what is larger before it looks at it, and so does this.
@@ -160,4 +242,45 @@ fn read(path: &Path, max_payload: usize) -> Result<Vec<u8>, String> {
         return Err(format!("larger than mqtt.max_payload ({max_payload} bytes): the agent would drop it"));
     }
     Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::service::{Answer, Limits};
+
+    use super::*;
+
+    /// Never answers.
+    struct Silent;
+
+    impl ServiceManager for Silent {
+        fn name(&self) -> &'static str {
+            "silent"
+        }
+
+        fn stop<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)]) -> Answer<'a, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn status<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, Status> {
+            Box::pin(std::future::pending())
+        }
+
+        fn limits<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, Limits> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_manager_that_does_not_answer_is_given_up() {
+        let turns = Arc::new(Semaphore::new(1));
+        let look = look(Arc::new(Silent), "api".parse().unwrap(), turns);
+        let problem = look.await.unwrap_err();
+        let text = problem.for_app("silent", &"api".parse().unwrap());
+        assert_eq!(text, "silent does not answer within 30 s");
+    }
 }

@@ -4,6 +4,7 @@ mod check;
 mod exec_as;
 mod exit;
 mod log;
+mod output;
 mod run;
 mod status;
 

@@ -14,7 +14,7 @@ use crate::outcome::Verdict;
 use crate::router::Revision;
 use crate::service::ServiceName;
 
-use super::{ConfigArgs, exit};
+use super::{ConfigArgs, exit, output};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -109,13 +109,13 @@ pub(super) fn status(args: StatusArgs) -> ExitCode {
         Ok(records) => records,
         Err(problem) => return problem,
     };
-    let written = if args.json {
-        let apps: Vec<_> = records.iter().map(app_status).collect();
-        json(&apps)
-    } else {
-        status_table(&records).write()
-    };
-    finish(written)
+    output::print(|out| {
+        if args.json {
+            json(out, &records.iter().map(app_status).collect::<Vec<_>>())
+        } else {
+            status_table(&records).write(out)
+        }
+    })
 }
 
 pub(super) fn history(args: HistoryArgs) -> ExitCode {
@@ -135,7 +135,11 @@ pub(super) fn history(args: HistoryArgs) -> ExitCode {
         .flat_map(|record| record.outcomes.iter().map(|entry| AppEntry { app: &record.app, entry }))
         .collect();
     entries.sort_by_key(|it| it.entry.started_at);
-    finish(if args.common.json { json(&entries) } else { history_table(&entries).write() })
+    output::print(
+        |out| {
+            if args.common.json { json(out, &entries) } else { history_table(&entries).write(out) }
+        },
+    )
 }
 
 /// The records below the state directory of the configuration, so far as that can be read.
@@ -221,18 +225,10 @@ fn history_table(entries: &[AppEntry<'_>]) -> Table {
     table
 }
 
-fn json(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
-}
-
-/// A reader that has seen enough, as `head` has, is no failure.
-fn finish(written: io::Result<()>) -> ExitCode {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => exit::failure(&error, exit::FAILED),
-        _ => ExitCode::SUCCESS,
-    }
+fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<ExitCode> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Clone, Copy)]
@@ -265,16 +261,17 @@ impl Table {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
-    fn write(&self) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+    fn write(&self, out: &mut dyn Write) -> io::Result<ExitCode> {
         if self.rows.is_empty() {
-            return writeln!(out, "No app has a record yet: no push has come.");
+            writeln!(out, "No app has a record yet: no push has come.")?;
+        } else {
+            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            self.write_to(out, colour)?;
         }
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        self.write_to(&mut out, colour)
+        Ok(ExitCode::SUCCESS)
     }
 
-    fn write_to(&self, out: &mut impl Write, colour: bool) -> io::Result<()> {
+    fn write_to(&self, out: &mut dyn Write, colour: bool) -> io::Result<()> {
         let widest = |column: usize| {
             let cells =
                 self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());

@@ -15,7 +15,7 @@ use super::checker::Checker;
 use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
 };
-use super::source::{Place, Placed};
+use super::source::{Place, Placed, Sources};
 use super::validate::DAY;
 use super::{App, AppName, Host, values};
 
@@ -23,20 +23,23 @@ use super::{App, AppName, Host, values};
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SETTLE: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// What `check` says of a time limit that the configuration leaves to the unit.
+const UNITS_OWN: &str = "the unit's own, plus 10s";
 
 pub(super) fn apps(
     checker: &mut Checker,
-    field: Option<Placed<List<Mapping<AppFragment>>>>,
+    sources: &mut Sources,
     environment: Option<&str>,
     host: &Host,
 ) -> Vec<Arc<App>> {
     let missing = "is missing: list at least one app with its repo and its service";
-    let Some(field) = field else {
-        checker.error(&Place::DEFAULT, "apps", missing);
+    let Some(field) = sources.take(|f| &mut f.apps) else {
+        checker.error(&sources.whole(), "apps", missing);
         return Vec::new();
     };
     let place = field.place.clone();
-    let items = checker.list("apps", field).unwrap_or_default();
+    let Some(items) = checker.list("apps", field) else { return Vec::new() };
     if items.is_empty() {
         checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
     }
@@ -78,17 +81,22 @@ impl AppReader<'_> {
         let repo = self.checker.required(&self.at("repo"), repo, (&self.place, missing), values::parsed);
         let services = self.services(fragment.service, fragment.services, host);
         let name = self.name(fragment.name, services.first());
-        let tags = fragment.tags.map(|tags| self.patterns("tags", tags)).unwrap_or_default();
+        let tags = if let Some(tags) = fragment.tags {
+            self.patterns("tags", tags)
+        } else {
+            self.checker.show(&Place::DEFAULT, self.at("tags"), "none");
+            Vec::new()
+        };
         let branches = self.branches(fragment.branch, environment, !tags.is_empty());
         let prepare = self.command("prepare", fragment.prepare);
         let update = self.command("update", fragment.update);
         let check = self.command("check", fragment.check);
-        let settle = self.duration("settle", fragment.settle, Duration::ZERO, 10 * 60);
+        let settle = self.duration("settle", fragment.settle, "2s", (Duration::ZERO, 10 * MINUTE));
         let retries = self.placed(fragment.retries);
         let retries =
             self.checker.or_default(&self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
-        let stop_timeout = self.duration("stop_timeout", fragment.stop_timeout, SECOND, 24 * 60 * 60);
-        let start_timeout = self.duration("start_timeout", fragment.start_timeout, SECOND, 24 * 60 * 60);
+        let stop_timeout = self.duration("stop_timeout", fragment.stop_timeout, UNITS_OWN, (SECOND, DAY));
+        let start_timeout = self.duration("start_timeout", fragment.start_timeout, UNITS_OWN, (SECOND, DAY));
         if services.is_empty() {
             return None;
         }
@@ -119,16 +127,15 @@ impl AppReader<'_> {
         &mut self,
         field: &str,
         value: Field<Scalar>,
-        min: Duration,
-        max_seconds: u64,
+        absent: &str,
+        (min, max): (Duration, Duration),
     ) -> Option<Duration> {
         let value = self.placed(value);
-        let max = Duration::from_secs(max_seconds);
-        self.checker.optional(&self.at(field), value, |text| values::duration(text, min, max))
+        self.checker.optional_or(&self.at(field), value, absent, |text| values::duration(text, min, max))
     }
 
     fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<CommandSpec> {
-        let value = self.placed(value)?;
+        let value = self.placed(value);
         command(self.checker, &self.at(field), value)
     }
 
@@ -265,11 +272,8 @@ impl AppReader<'_> {
         }
         let mut values = Vec::with_capacity(items.len());
         for item in items {
-            let pattern = values::text(&item.value).and_then(|text| {
-                text.parse::<RefPattern>().map_err(|_| {
-                    format!("{text:?} can match no git ref: write main, release/* or ** (no refs/heads/, no ? or [])")
-                })
-            });
+            let pattern = values::text(&item.value)
+                .and_then(|text| text.parse::<RefPattern>().map_err(|problem| format!("{text:?} {problem}")));
             match pattern {
                 Ok(pattern) => {
                     self.checker.show(&item.place, &key, pattern.to_string());
@@ -286,13 +290,18 @@ impl AppReader<'_> {
 pub(super) fn command(
     checker: &mut Checker,
     key: &str,
-    field: Placed<Mapping<CommandFragment>>,
+    field: Option<Placed<Mapping<CommandFragment>>>,
 ) -> Option<CommandSpec> {
+    let Some(field) = field else {
+        checker.show(&Place::DEFAULT, key, "none");
+        return None;
+    };
     let (place, fragment) = checker.mapping(key, field)?;
     let source = place.source.clone();
     let placed = |field: Field<Scalar>| field.map(|field| Placed::of(&source, field));
-    let user = checker.optional(&format!("{key}.user"), placed(fragment.user), user);
-    let dir = checker.optional(&format!("{key}.dir"), placed(fragment.dir), values::path);
+    let user = checker.optional_or(&format!("{key}.user"), placed(fragment.user), "the agent's own", user);
+    let dir =
+        checker.optional_or(&format!("{key}.dir"), placed(fragment.dir), "the user's home", values::path);
     let timeout = checker.or_default(
         &format!("{key}.timeout"),
         placed(fragment.timeout),

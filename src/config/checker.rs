@@ -51,6 +51,20 @@ impl Checker {
         }
     }
 
+    /// The value, if the field is there and valid; `absent` says what holds where it is not there.
+    pub(super) fn optional_or<T>(
+        &mut self,
+        key: &str,
+        field: Option<Placed<Scalar>>,
+        absent: &str,
+        parse: impl FnOnce(&Scalar) -> Result<T, String>,
+    ) -> Option<T> {
+        if field.is_none() {
+            self.show(&Place::DEFAULT, key, absent);
+        }
+        self.optional(key, field, parse)
+    }
+
     /// The value, or the default with the text that stands for it.
     pub(super) fn or_default<T>(
         &mut self,
@@ -59,10 +73,7 @@ impl Checker {
         default: (T, &str),
         parse: impl FnOnce(&Scalar) -> Result<T, String>,
     ) -> T {
-        if field.is_none() {
-            self.show(&Place::DEFAULT, key, default.1);
-        }
-        self.optional(key, field, parse).unwrap_or(default.0)
+        self.optional_or(key, field, default.1, parse).unwrap_or(default.0)
     }
 
     /// The value of a field that must be there; `None` only after a mistake was noted.

@@ -82,6 +82,10 @@ fn explain(error: &Error) -> String {
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is given twice"),
         error => {
             let text = error.render_with_formatter(&UserMessageFormatter);
+            // At an alias the error is wrapped as text with several places in it.
+            if text.contains("too large or too complex") {
+                return "the document is too large or too complex once its aliases are expanded".to_owned();
+            }
             let located =
                 error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
             let text = located.and_then(|at| text.strip_suffix(&at).map(str::to_owned)).unwrap_or(text);

@@ -87,6 +87,9 @@ pub(super) struct CustomFragment {
     pub(super) status: Field<List<Scalar>>,
 }
 
+/// The kind of `1.5`, and of `1e3`.
+pub(super) const DECIMAL: &str = "a decimal number";
+
 /// Text, or a number written without quotes; of anything else only the kind is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scalar {
@@ -160,7 +163,7 @@ impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Other("a decimal number")))
+        Ok(T::scalar(Scalar::Other(DECIMAL)))
     }
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {

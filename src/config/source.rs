@@ -21,6 +21,8 @@ pub enum Source {
     Default,
     /// A flag of the command line.
     Flag(&'static str),
+    /// All flags together: where a setting is missing that no file could have had.
+    Flags,
     /// A YAML file.
     File(Arc<Path>),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Source {
         match self {
             Self::Default => f.write_str("default"),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Flags => f.write_str("command line (there is no configuration file)"),
             Self::File(path) => path.display().fmt(f),
         }
     }
@@ -97,6 +100,20 @@ impl Sources {
             Mapping::Fields(mqtt) => Some(Placed::of(source, field(mqtt).take()?)),
             Mapping::Other(_) => None,
         })
+    }
+
+    /// Where one looks for a setting that no source has: the file, or else the command line.
+    pub(super) fn whole(&self) -> Place {
+        let mut files = self.0.iter().map(|(source, _)| source).filter(|it| matches!(it, Source::File(_)));
+        Place { source: files.next().cloned().unwrap_or(Source::Flags), line: None }
+    }
+
+    /// The same for a setting in `mqtt:`, with its line if it is there.
+    pub(super) fn mqtt_place(&self) -> Place {
+        let in_file = |(source, fragment): &(Source, Fragment)| {
+            fragment.mqtt.as_ref().map(|mqtt| Place::of(source, mqtt)).filter(|place| place.line.is_some())
+        };
+        self.0.iter().find_map(in_file).unwrap_or_else(|| self.whole())
     }
 
     /// Every `mqtt:` that is no mapping, with what it is.

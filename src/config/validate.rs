@@ -1,9 +1,9 @@
 //! Fragments → settings: every mistake is found in one go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::mqtt::{MqttSettings, Protocol, TlsSettings};
+use crate::mqtt::{self, MqttSettings, Protocol, TlsSettings};
 use crate::service::{CustomManager, ManagerChoice, Template};
 use crate::topic::TopicPattern;
 
@@ -22,10 +22,11 @@ pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
 pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();
-    for mqtt in sources.misplaced_mqtt().collect::<Vec<_>>() {
+    let misplaced: Vec<_> = sources.misplaced_mqtt().collect();
+    for mqtt in &misplaced {
         checker.error(&mqtt.place, "mqtt", format!("is {}, but must be a mapping", mqtt.value));
     }
-    let mqtt = mqtt(&mut checker, &mut sources, host);
+    let mqtt = mqtt(&mut checker, &mut sources, !misplaced.is_empty(), host);
     let topic = checker.or_default(
         "mqtt.topic",
         sources.take_mqtt(|f| &mut f.topic),
@@ -39,7 +40,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         |text| values::choice(text, &[("wildcard", Subscribe::Wildcard), ("exact", Subscribe::Exact)]),
     );
     let environment = sources.take(|f| &mut f.environment);
-    let environment = checker.optional("environment", environment, values::name);
+    let environment = checker.optional_or("environment", environment, "none", values::name);
     let service_manager = service_manager(&mut checker, sources.take(|f| &mut f.service_manager));
     let max_parallel =
         checker.or_default("max_parallel", sources.take(|f| &mut f.max_parallel), (4, "4"), |n| {
@@ -53,12 +54,10 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         "state_dir",
         sources.take(|f| &mut f.state_dir),
         (PathBuf::from(STATE_DIR), STATE_DIR),
-        values::path,
+        values::directory,
     );
-    let on_outcome = sources
-        .take(|f| &mut f.on_outcome)
-        .and_then(|field| apps::command(&mut checker, "on_outcome", field));
-    let apps = apps::apps(&mut checker, sources.take(|f| &mut f.apps), environment.as_deref(), host);
+    let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
+    let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), host);
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
         mqtt,
         topic,
@@ -75,13 +74,15 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
     Ok(Loaded { settings, shown, warnings })
 }
 
-fn mqtt(checker: &mut Checker, sources: &mut Sources, host: &Host) -> Option<MqttSettings> {
-    let url = checker.required(
-        "mqtt.url",
-        sources.take_mqtt(|f| &mut f.url),
-        (&Place::DEFAULT, "is missing: the broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]"),
-        |text| values::text(text)?.parse::<BrokerUrl>(),
-    );
+/// `misplaced`: there is an `mqtt` that is no mapping, so what it would have held is not missing.
+fn mqtt(checker: &mut Checker, sources: &mut Sources, misplaced: bool, host: &Host) -> Option<MqttSettings> {
+    let place = sources.mqtt_place();
+    let url = sources.take_mqtt(|f| &mut f.url);
+    if url.is_none() && !misplaced {
+        let problem = "is missing: the broker, as mqtts://HOST[:PORT] or mqtt://HOST[:PORT]";
+        checker.error(&place, "mqtt.url", problem);
+    }
+    let url = checker.optional("mqtt.url", url, |text| values::text(text)?.parse::<BrokerUrl>());
     let protocol = checker.or_default(
         "mqtt.protocol",
         sources.take_mqtt(|f| &mut f.protocol),
@@ -137,29 +138,46 @@ fn client_id(scalar: &Scalar) -> Result<String, String> {
 }
 
 fn login(checker: &mut Checker, sources: &mut Sources) -> (Option<String>, Option<PathBuf>) {
-    let username = checker.optional("mqtt.username", sources.take_mqtt(|f| &mut f.username), values::text);
+    let username =
+        checker.optional_or("mqtt.username", sources.take_mqtt(|f| &mut f.username), "none", values::text);
     let password_file = sources.take_mqtt(|f| &mut f.password_file);
     if let (Some(password_file), None) = (&password_file, &username) {
         checker.error(&password_file.place, "mqtt.password_file", "needs mqtt.username beside it");
     }
-    (username, checker.optional("mqtt.password_file", password_file, values::readable_file))
+    let key = "mqtt.password_file";
+    let password_file = checker
+        .optional_or(key, password_file, "none", |path| usable_file(path, key, mqtt::check_password_file));
+    (username, password_file)
+}
+
+/// The path of a file that a connection could use now.
+fn usable_file(
+    scalar: &Scalar,
+    key: &str,
+    check: fn(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let path = values::readable_file(scalar)?;
+    // The key stands before the problem already.
+    check(&path).map_err(|problem| problem.replacen(&format!("{key} "), "", 1))?;
+    Ok(path)
 }
 
 fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
     let mut any = None;
-    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>| {
+    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, check| {
         let placed = sources.take_mqtt(field);
         let place = placed.as_ref().map(|placed| placed.place.clone());
         any = any.take().or_else(|| place.clone().map(|place| (key, place)));
-        (checker.optional(key, placed, values::readable_file), place)
+        (checker.optional(key, placed, |path| usable_file(path, key, check)), place)
     };
-    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file);
-    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file);
-    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file);
+    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, mqtt::check_ca_file);
+    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, mqtt::check_cert_file);
+    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, mqtt::check_key_file);
     match (cert_place, key_place) {
         (Some(place), None) => checker.error(&place, "mqtt.cert_file", "needs mqtt.key_file beside it"),
         (None, Some(place)) => checker.error(&place, "mqtt.key_file", "needs mqtt.cert_file beside it"),
-        _ => {}
+        (Some(place), Some(_)) => check_pair(checker, &place, cert_file.as_deref(), key_file.as_deref()),
+        (None, None) => {}
     }
     let alpn = sources.take_mqtt(|f| &mut f.alpn);
     any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
@@ -171,6 +189,13 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
         }
         (Some(BrokerUrl { tls: true, .. }), _) => Some(TlsSettings { ca_file, cert_file, key_file, alpn }),
         _ => None,
+    }
+}
+
+fn check_pair(checker: &mut Checker, place: &Place, cert: Option<&Path>, key: Option<&Path>) {
+    let pair = cert.zip(key).map_or(Ok(()), |(cert, key)| mqtt::check_pair(cert, key));
+    if let Err(problem) = pair {
+        checker.error(place, "mqtt.cert_file", problem.replacen("mqtt.cert_file ", "", 1));
     }
 }
 

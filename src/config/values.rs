@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::fragment::Scalar;
+use super::fragment::{DECIMAL, Scalar};
 
 /// Longest environment or app name, so that file names made of them stay within the file system's limit.
 const MAX_NAME: usize = 100;
@@ -16,7 +16,7 @@ pub(super) fn text(scalar: &Scalar) -> Result<String, String> {
         Scalar::Text(text) if text.is_empty() => Err("is empty".to_owned()),
         Scalar::Text(text) if text.contains(char::is_control) => Err("holds control characters".to_owned()),
         Scalar::Text(text) => Ok(text.clone()),
-        Scalar::Integer(_) | Scalar::Other("a decimal number" | "true or false") => {
+        Scalar::Integer(_) | Scalar::Other(DECIMAL | "true or false") => {
             Err(format!("is {}, but must be text: put it in quotes", scalar.kind()))
         }
         Scalar::Other(kind) => Err(format!("is {kind}, but must be text")),
@@ -45,7 +45,7 @@ pub(super) fn choice<T: Copy>(scalar: &Scalar, allowed: &[(&'static str, T)]) ->
 }
 
 pub(super) fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, String> {
-    let allowed = || format!("must be a whole number from {min} to {max}");
+    let allowed = || format!("must be a whole number from {min} to {max}, written in digits");
     let number = match scalar {
         Scalar::Integer(number) => u32::try_from(*number).map_err(|_| format!("{number}: {}", allowed()))?,
         scalar => return Err(format!("is {}, but {}", scalar.kind(), allowed())),
@@ -58,6 +58,9 @@ pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<
         Scalar::Integer(0) => ("0".to_owned(), Ok(Duration::ZERO)),
         Scalar::Integer(number) => {
             return Err(format!("{number}: a duration needs a unit, such as {number}s or {number}m"));
+        }
+        Scalar::Other(DECIMAL) => {
+            return Err(format!("is {DECIMAL}, but a duration needs a unit: write it as 500ms, 30s or 5m"));
         }
         scalar => {
             let text = text(scalar)?;
@@ -76,9 +79,15 @@ pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<
 }
 
 pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String> {
+    let range = || format!("must be from {} to {}", ByteSize::b(min), ByteSize::b(max));
     let bytes = match scalar {
         Scalar::Integer(number) => {
-            u64::try_from(*number).map_err(|_| format!("{number}: must not be negative"))?
+            u64::try_from(*number).map_err(|_| format!("{number} bytes: {}", range()))?
+        }
+        Scalar::Other(DECIMAL) => {
+            return Err(format!(
+                "is {DECIMAL}, but must be a whole number written in digits, or have a unit, such as 32MiB"
+            ));
         }
         scalar => {
             let text = text(scalar)?;
@@ -86,7 +95,7 @@ pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String>
             size.map_err(|_| format!("{text:?} is no size: write it as 512KiB, 32MiB or 1000000"))?.as_u64()
         }
     };
-    let allowed = || format!("{bytes} bytes: must be from {} to {}", ByteSize::b(min), ByteSize::b(max));
+    let allowed = || format!("{bytes} bytes: {}", range());
     if (min..=max).contains(&bytes) { usize::try_from(bytes).map_err(|_| allowed()) } else { Err(allowed()) }
 }
 
@@ -103,11 +112,27 @@ pub(super) fn readable_file(scalar: &Scalar) -> Result<PathBuf, String> {
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err("is a directory, but must be a file".to_owned()),
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.to_string()),
+    // Looked at before it is opened: a FIFO would hold up whoever opens it.
+    let kind = std::fs::metadata(path).map_err(|error| error.to_string())?.file_type();
+    if kind.is_dir() {
+        return Err("is a directory, but must be a file".to_owned());
+    }
+    if !kind.is_file() {
+        return Err("is no regular file, but must be one: it is read for each connection".to_owned());
+    }
+    std::fs::File::open(path).map(drop).map_err(|error| error.to_string())
+}
+
+/// The path of a directory that may yet have to be made.
+pub(super) fn directory(scalar: &Scalar) -> Result<PathBuf, String> {
+    let path = path(scalar)?;
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(path),
+        Ok(_) => Err(format!("{}: is there already, but is no directory", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(format!("{}: lies below something that is no directory", path.display()))
+        }
+        Err(_) => Ok(path),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One connection to the broker, whichever version of MQTT it speaks.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,18 +87,17 @@ impl Access {
     }
 }
 
-/// The first line of the password's file.
 fn password(settings: &MqttSettings) -> Result<String, Failure> {
-    let Some(path) = &settings.password_file else { return Ok(String::new()) };
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::File(format!("cannot read mqtt.password_file {}: {error}", path.display()))
-    })?;
+    settings.password_file.as_deref().map_or(Ok(String::new()), password_in).map_err(Failure::File)
+}
+
+/// The first line of the password's file.
+pub(super) fn password_in(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read mqtt.password_file {}: {error}", path.display()))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err(Failure::File(format!(
-            "mqtt.password_file {} has no password in its first line",
-            path.display()
-        ))),
+        _ => Err(format!("mqtt.password_file {} has no password in its first line", path.display())),
     }
 }
 

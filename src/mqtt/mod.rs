@@ -12,6 +12,7 @@
 mod backoff;
 mod complaints;
 mod failure;
+mod files;
 mod link;
 mod message;
 mod queue;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use files::{check_ca_file, check_cert_file, check_key_file, check_pair, check_password_file};
 pub use message::{Ack, Message, Payload};
 pub use queue::Messages;
 pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};

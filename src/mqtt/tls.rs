@@ -31,18 +31,26 @@ pub(super) enum TlsError {
 
 /// Reads all files anew.
 pub(super) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsError> {
-    // Named, for a second crypto provider anywhere in the build would make the default one a panic.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
-        .with_root_certificates(roots(settings.ca_file.as_deref())?);
-    let mut config = client_auth(builder, settings)?;
+    let mut config = client_auth(trusting(roots(settings.ca_file.as_deref())?)?, settings)?;
     config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
     Ok(Arc::new(config))
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+/// Does the key belong to the certificate?
+pub(super) fn check_pair(cert: &Path, key: &Path) -> Result<(), TlsError> {
+    let settings =
+        TlsSettings { cert_file: Some(cert.into()), key_file: Some(key.into()), ..TlsSettings::default() };
+    client_auth(trusting(RootCertStore::empty())?, &settings).map(drop)
+}
+
+fn trusting(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    // Named, for a second crypto provider anywhere in the build would make the default one a panic.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(TlsError::Setup)?.with_root_certificates(roots))
+}
+
+pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca_file else {
         // Some of a system's roots may be unusable without any harm.
@@ -72,7 +80,7 @@ fn client_auth(
     }
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unreadable(key, path, "certificate", &error))?;
@@ -82,7 +90,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     Ok(found)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path)
         .map_err(|error| unreadable("mqtt.key_file", path, "private key", &error))
 }
