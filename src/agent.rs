@@ -55,6 +55,9 @@ pub enum AgentError {
         /// Why.
         source: io::Error,
     },
+    /// The task that keeps the connection is gone.
+    #[error("the connection's task has ended by itself: this is a fault of the program, please report it")]
+    Connection,
 }
 
 /// What systemd is asked for again and again while a deploy is brought to its end; each of its steps is bounded.
@@ -80,6 +83,10 @@ pub async fn run(
             Some(reload) = reloads.recv() => agent.reload(reload).await,
             () = heartbeat.beat() => agent.supervisor.alive(),
             heard = agent.connection.next() => match heard {
+                Heard::End => {
+                    agent.end().await;
+                    return Err(AgentError::Connection);
+                }
                 Heard::State => agent.connection_changed(),
                 Heard::HeldFilters => agent.remember_filters(),
                 Heard::Message(message) => agent.handle(message),
@@ -139,6 +146,8 @@ struct Connection {
 
 /// What the connection has to say.
 enum Heard {
+    /// The polling task has ended, although it was not told to.
+    End,
     State,
     HeldFilters,
     Message(Message),
@@ -161,8 +170,7 @@ impl Connection {
             Ok(()) = self.state.changed() => Heard::State,
             Ok(()) = self.held_filters.changed() => Heard::HeldFilters,
             Some(message) = self.messages.recv() => Heard::Message(message),
-            // The polling task has ended, which it does only when it is told to.
-            else => std::future::pending().await,
+            else => Heard::End,
         }
     }
 
