@@ -395,7 +395,7 @@ fn commands_are_lists() {
         &app_with("update: {command: [\"\"]}"),
         &[(6, &["apps[0].update.command: names no program"])],
     );
-    assert_mistakes(&app_with("update: {user: root}"), &[(6, &["apps[0].update.command: is missing"])]);
+    assert_mistakes(&app_with("update: {dir: /srv}"), &[(6, &["apps[0].update.command: is missing"])]);
     assert_mistakes(
         &app_with("update: {command: [a, [b]]}"),
         &[(6, &["apps[0].update.command[1]: is a list"])],

@@ -62,10 +62,9 @@ mod tests {
 
     #[test]
     fn the_machine_id_is_hashed_as_systemd_does() {
-        // From: systemd-id128 machine-id --app-specific=1d3f52c08a7e4b6e9b065d0ae743219c
-        let id = application_id("0123456789abcdef0123456789abcdef").unwrap();
-        assert_eq!(id.len(), 32);
-        assert_eq!(&id[12..13], "4");
+        // What `systemd-id128 machine-id --app-specific=1d3f52c08a7e4b6e9b065d0ae743219c` prints on such a machine.
+        let id = application_id("0123456789abcdef0123456789abcdef");
+        assert_eq!(id.as_deref(), Some("09e7f136e2ee49e8ba5ab605eeb10e1a"));
         assert_eq!(application_id("uninitialized"), None);
         assert_eq!(application_id(&"0".repeat(32)), None);
     }
