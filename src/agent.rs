@@ -1,14 +1,18 @@
 //! Wires the parts together: connection → router → workers; reload; shutdown. Only this file knows them all.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -55,12 +59,21 @@ pub enum AgentError {
         /// Why.
         source: io::Error,
     },
+    /// Another agent has it.
+    #[error("{}: another instance-agent runs on this state directory: stop it, or set another state_dir", path.display())]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+    },
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] recovery::RecoveryError),
     /// The task that keeps the connection is gone.
     #[error("the connection's task has ended by itself: this is a fault of the program, please report it")]
     Connection,
 }
 
-/// What systemd is asked for again and again while a deploy is brought to its end; each of its steps is bounded.
+/// What systemd is asked for again and again while services are brought up; each step of that is bounded.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the agent until `shutdown` is cancelled and what was running has ended.
@@ -72,39 +85,68 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let store = Store::new(&settings.state_dir);
     make_state_dir(&settings.state_dir, &store)?;
-    let records = recovery::recover(&store, dependencies.manager.as_ref(), &dependencies.runner).await;
-    let mut agent = Agent::start(settings, dependencies, records, shutdown.clone());
+    let _lock = lock(&settings.state_dir)?;
+    let mut heartbeat = Heartbeat::of(&dependencies.supervisor);
+    let recovery = recovery::recover(&store, &dependencies.manager, &dependencies.runner);
+    let Some(records) = attended(recovery, &dependencies.supervisor, &mut heartbeat, &shutdown).await else {
+        return Ok(());
+    };
+    let mut agent = Agent::start(settings, dependencies, records?, shutdown.clone());
     agent.supervisor.ready();
-    let mut heartbeat = Heartbeat::of(&agent.supervisor);
-    loop {
+    let result = loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = shutdown.cancelled() => break Ok(()),
             Some(reload) = reloads.recv() => agent.reload(reload).await,
             () = heartbeat.beat() => agent.supervisor.alive(),
             heard = agent.connection.next() => match heard {
-                Heard::End => {
-                    agent.end().await;
-                    return Err(AgentError::Connection);
-                }
+                Heard::End => break Err(AgentError::Connection),
                 Heard::State => agent.connection_changed(),
                 Heard::HeldFilters => agent.remember_filters(),
                 Heard::Message(message) => agent.handle(message),
             },
         }
-    }
+    };
+    shutdown.cancel();
     let supervisor = agent.supervisor.clone();
     supervisor.stopping();
-    let end = agent.end();
-    tokio::pin!(end);
+    attended(agent.end(), &supervisor, &mut heartbeat, &CancellationToken::new()).await;
+    result
+}
+
+/// Waits for what takes its time, while systemd is kept patient. `None`: cut off, some time after `shutdown`.
+async fn attended<T>(
+    work: impl Future<Output = T>,
+    supervisor: &Supervisor,
+    heartbeat: &mut Heartbeat,
+    shutdown: &CancellationToken,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let cut_off = async {
+        shutdown.cancelled().await;
+        sleep(PATIENCE).await;
+    };
+    let mut cut_off = pin!(cut_off);
     let mut patience = interval(PATIENCE / 2);
     loop {
         tokio::select! {
-            () = &mut end => return Ok(()),
+            done = &mut work => return Some(done),
+            () = &mut cut_off => return None,
             () = heartbeat.beat() => supervisor.alive(),
             _ = patience.tick() => supervisor.extend_timeout(PATIENCE),
         }
     }
+}
+
+/// Two agents on one journal would undo each other's work.
+fn lock(state_dir: &Path) -> Result<Flock<File>, AgentError> {
+    let path = state_dir.join("lock");
+    let failed = |source| AgentError::StateDir { path: path.clone(), source };
+    let file = File::create(&path).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => AgentError::Locked { path: path.clone() },
+        errno => failed(errno.into()),
+    })
 }
 
 fn make_state_dir(path: &Path, store: &Store) -> Result<(), AgentError> {
@@ -297,7 +339,11 @@ impl Agent {
     }
 
     async fn reload(&mut self, reload: Reload) {
-        let Reload { settings, manager } = reload;
+        let Reload { mut settings, manager } = reload;
+        if settings.state_dir != self.settings.state_dir {
+            warn!(state_dir = %settings.state_dir.display(), "another state_dir takes effect at the next start");
+            settings.state_dir.clone_from(&self.settings.state_dir);
+        }
         let reconnect = settings.mqtt != self.settings.mqtt;
         let turns = if settings.max_parallel == self.settings.max_parallel {
             self.context.turns.clone()

@@ -114,6 +114,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The agent is ending, and could not bring every service up.
+    pub fn leaves_services_down(&self) -> bool {
+        let about_being_up = |failure: &Failure| matches!(failure.step, Step::Start | Step::Verify);
+        self.verdict == Verdict::Interrupted && self.failures.iter().any(about_being_up)
+    }
+
     /// What it was that failed first.
     pub fn cause(&self) -> Option<&Failure> {
         self.failures.first()

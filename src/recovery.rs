@@ -1,8 +1,10 @@
 //! What comes first at a start: damaged records are set aside, and services that an interrupted deploy had stopped
 //! are started, whatever the configuration says now.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -10,50 +12,72 @@ use crate::command::{JobName, JobStep, Runner};
 use crate::config::AppName;
 use crate::handover;
 use crate::journal::{InProgress, ReadError, Record, Store};
-use crate::service::ServiceManager;
+use crate::service::{ServiceManager, Status};
 
 /// A start that hangs must not keep the agent from its other apps.
-const START_TIMEOUT: Duration = Duration::from_secs(100);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a look at a service.
+const LOOK: Duration = Duration::from_secs(10);
 
-/// Reads the journal, and mends what an agent that was killed left behind.
-pub async fn recover(store: &Store, manager: &dyn ServiceManager, runner: &Runner) -> Vec<Record> {
-    let mut records = read(store);
-    for record in &mut records {
-        let Some(attempt) = record.interrupted(SystemTime::now()) else { continue };
-        let (app, sha) = (&record.app, &attempt.revision.commit);
-        warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
-        end_survivors(&record.app, &attempt, runner).await;
-        if attempt.touched {
-            start_services(record, &attempt, manager).await;
-        }
-        if let Err(error) = store.write(record) {
-            // The attempt stays in the file, so that the next start counts it again.
-            warn!(app = %record.app, file = %store.file(&record.app).display(), %error, "cannot write the journal");
+/// The journal cannot be read, so that nothing may be done that would replace it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; nothing is begun until it can be read")]
+pub struct RecoveryError(ReadError);
+
+/// Reads the journal, and mends what an agent that was killed left behind: all apps side by side.
+pub async fn recover(
+    store: &Store,
+    manager: &Arc<dyn ServiceManager>,
+    runner: &Runner,
+) -> Result<Vec<Record>, RecoveryError> {
+    let mut mended = Vec::new();
+    let mut mending = JoinSet::new();
+    for record in read(store)? {
+        if record.attempt.is_some() {
+            mending.spawn(mend(record, store.clone(), manager.clone(), runner.clone()));
+        } else {
+            mended.push(record);
         }
     }
-    records
+    mended.extend(mending.join_all().await);
+    Ok(mended)
 }
 
-fn read(store: &Store) -> Vec<Record> {
-    let (records, damaged) = match store.read_all() {
-        Ok(read) => read,
-        Err(error) => {
-            error!(%error, "cannot read the journal: what was pending is not known");
-            return Vec::new();
-        }
-    };
-    for problem in damaged {
-        match &problem {
-            ReadError::Damaged { path, .. } => match store.set_aside(path, "damaged") {
-                Ok(aside) => {
-                    error!(error = %problem, aside = %aside.display(), "record set aside: the app starts anew");
-                }
-                Err(error) => error!(%error, problem = %problem, "cannot set a damaged record aside"),
-            },
-            ReadError::Io { .. } => error!(error = %problem, "record not read: the app starts anew"),
+async fn mend(mut record: Record, store: Store, manager: Arc<dyn ServiceManager>, runner: Runner) -> Record {
+    // Counted first: should the agent be killed in here, this one is not made for ever.
+    let Some(attempt) = record.count_interruption() else { return record };
+    write(&store, &record);
+    let (app, sha) = (record.app.clone(), &attempt.revision.commit);
+    warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
+    end_survivors(&app, &attempt, &runner).await;
+    if attempt.touched {
+        start_services(&record, &attempt, manager.as_ref()).await;
+    }
+    if record.interrupted(SystemTime::now()) {
+        error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
+    }
+    write(&store, &record);
+    record
+}
+
+fn write(store: &Store, record: &Record) {
+    if let Err(error) = store.write(record) {
+        warn!(app = %record.app, file = %store.file(&record.app).display(), %error, "cannot write the journal");
+    }
+}
+
+fn read(store: &Store) -> Result<Vec<Record>, RecoveryError> {
+    let (records, unread) = store.read_all().map_err(RecoveryError)?;
+    for problem in unread {
+        let ReadError::Damaged { path, .. } = &problem else { return Err(RecoveryError(problem)) };
+        match store.set_aside(path, "damaged") {
+            Ok(aside) => {
+                error!(error = %problem, aside = %aside.display(), "record set aside: the app starts anew");
+            }
+            Err(error) => error!(%error, problem = %problem, "cannot set a damaged record aside"),
         }
     }
-    records
+    Ok(records)
 }
 
 /// A command may have outlived the agent: no other of the app may begin beside it.
@@ -72,8 +96,14 @@ async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
 /// With the environment of the revision that ran for certain last: the interrupted one may be half in place.
 async fn start_services(record: &Record, attempt: &InProgress, manager: &dyn ServiceManager) {
     let environment = handover::environment(&record.app, None, record.last_good.as_ref(), None);
-    for service in &record.services {
-        let (app, sha) = (&record.app, &attempt.revision.commit);
+    let (app, sha) = (&record.app, &attempt.revision.commit);
+    for service in &attempt.services {
+        // A start of what is up could make it run twice, where the manager does not see to that.
+        if let Ok(Ok(Status::Running { .. } | Status::Completed)) =
+            timeout(LOOK, manager.status(service)).await
+        {
+            continue;
+        }
         match timeout(START_TIMEOUT, manager.start(service, &environment)).await {
             Ok(Ok(())) => {
                 info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");

@@ -42,12 +42,12 @@ impl Revision {
         let text = match &self.by_hand {
             Some(made) => format!("by hand {}", made.id),
             None => format!(
-                "{} {} {:?} {} {:?}",
+                "{} {} {} {} {}",
                 self.repo.key(),
                 self.git_ref,
-                self.before,
+                self.before.as_ref().map_or("-", CommitId::as_str),
                 self.commit,
-                seconds.map(|since| since.as_secs())
+                seconds.map_or("-".to_owned(), |since| since.as_secs().to_string())
             ),
         };
         let digest = digest::digest(&digest::SHA256, text.as_bytes());

@@ -27,7 +27,10 @@ pub(super) fn run(request: Request, log: &LogArgs) -> ExitCode {
     let host = Host::detect();
     let loaded = match config::load(&request, &host) {
         Ok(Some(loaded)) => loaded,
-        Ok(None) => return unconfigured(),
+        Ok(None) => {
+            rescue(&request);
+            return unconfigured();
+        }
         Err(errors) => {
             log_errors(&errors, "invalid configuration");
             rescue(&request);
@@ -62,7 +65,9 @@ fn rescue(request: &Request) {
         match service::detect(&choice, &DetectionRoot::default()).await {
             Ok(manager) => {
                 let runner = runner(manager.as_ref()).await;
-                recovery::recover(&store, manager.as_ref(), &runner).await;
+                if let Err(problem) = recovery::recover(&store, &manager, &runner).await {
+                    error!("{problem}");
+                }
             }
             Err(problem) => {
                 error!("cannot start the services that an interrupted deploy had stopped: {problem}");

@@ -147,10 +147,11 @@ fn read(config: ConfigArgs) -> Result<Vec<Record>, ExitCode> {
     let state_dir: PathBuf = crate::config::state_dir(&config.into_request());
     let store = Store::new(&state_dir);
     let (records, damaged) = store.read_all().map_err(|error| exit::failure(&error, exit::FAILED))?;
-    for problem in damaged {
+    for problem in &damaged {
         eprintln!("instance-agent: {problem}");
     }
-    Ok(records)
+    // Nothing to show, but not for want of pushes.
+    if records.is_empty() && !damaged.is_empty() { Err(ExitCode::from(exit::FAILED)) } else { Ok(records) }
 }
 
 fn app_status(record: &Record) -> AppStatus<'_> {

@@ -40,13 +40,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn interrupted(attempt: &InProgress, now: SystemTime) -> Self {
+    pub(crate) fn interrupted(attempt: &InProgress) -> Self {
         let error = "the agent ended in the middle of it".to_owned();
-        Self {
-            duration_ms: now.duration_since(attempt.started_at).ok().map(milliseconds),
-            ..Self::without_attempt(Verdict::Interrupted, &attempt.revision, attempt.started_at, error)
-        }
-        .numbered(attempt.number)
+        Self::without_attempt(Verdict::Interrupted, &attempt.revision, attempt.started_at, error)
+            .numbered(attempt.number)
     }
 
     /// A revision that is given up without an attempt.

@@ -35,23 +35,30 @@ pub struct Record {
     pub repository: RepoName,
     /// The services as they were configured last.
     pub services: Vec<ServiceName>,
+    #[serde(default)]
     /// The newest push that was taken.
     pub desired: Option<Desired>,
+    #[serde(default)]
     /// What runs for certain: forgotten before the first stop, set by a verified success.
     pub deployed: Option<Revision>,
+    #[serde(default)]
     /// What ran for certain last.
     pub last_good: Option<Revision>,
+    #[serde(default)]
     /// The attempt in progress.
     pub attempt: Option<InProgress>,
     /// The greatest date of a push that was taken.
-    #[serde(with = "super::time::optional")]
+    #[serde(with = "super::time::optional", default)]
     pub(super) high: Option<SystemTime>,
+    #[serde(default)]
     pub(super) seen: VecDeque<Seen>,
     /// When redeliveries had a failed revision tried again.
-    #[serde(with = "super::time::list")]
+    #[serde(with = "super::time::list", default)]
     redeliveries: Vec<SystemTime>,
+    #[serde(default)]
     /// Pushes that were replaced by a newer one before they were deployed.
     pub superseded: u64,
+    #[serde(default)]
     /// The last outcomes, the oldest first.
     pub outcomes: VecDeque<Entry>,
 }
@@ -61,12 +68,16 @@ pub struct Record {
 pub struct Desired {
     /// The revision.
     pub revision: Revision,
+    #[serde(default)]
     /// It was tried as often as it may be: it waits for a new push.
     pub failed: bool,
+    #[serde(default)]
     /// Attempts that were begun.
     pub attempts: u32,
+    #[serde(default)]
     /// Those of them that were interrupted.
     pub interrupted: u32,
+    #[serde(default)]
     /// To be deployed even if its commit runs already.
     pub again: bool,
     /// Pushes that it replaced before they were deployed.
@@ -82,6 +93,8 @@ pub struct InProgress {
     pub number: u32,
     /// Pushes that it replaced before they were deployed.
     pub superseded: u32,
+    /// The services that it stops and starts, whatever a reload says meanwhile.
+    pub services: Vec<ServiceName>,
     /// When it began.
     #[serde(with = "super::time")]
     pub started_at: SystemTime,
@@ -134,7 +147,7 @@ impl Record {
         match admission {
             Admission::Taken | Admission::AlreadyDeployed => {
                 self.take(push, now);
-                let runs = self.pending().is_none();
+                let runs = self.pending().is_none() && self.attempt.is_none();
                 return if runs { Admission::AlreadyDeployed } else { Admission::Taken };
             }
             Admission::TriedAgain => {
@@ -153,8 +166,11 @@ impl Record {
         let date = admission::counting_date(push, now);
         self.high = self.high.max(date);
         if self.seen.len() == IDENTITIES {
-            self.seen.pop_front();
+            // The oldest by its date: what is forgotten must be before all that is remembered.
+            let oldest = self.seen.iter().enumerate().min_by_key(|(_, seen)| seen.at).map(|(i, _)| i);
+            oldest.map(|i| self.seen.remove(i));
         }
+        self.redeliveries.clear();
         let at = push.by_hand.as_ref().map(|made| made.at).or(date).unwrap_or(now);
         self.seen.push_back(Seen { identity: push.identity(), at });
         let replaced = self
@@ -186,6 +202,7 @@ impl Record {
             revision,
             number: desired.attempts,
             superseded: desired.superseded,
+            services: self.services.clone(),
             started_at: now,
             touched: false,
             running: None,
@@ -205,10 +222,10 @@ impl Record {
         }
     }
 
-    /// A command of the attempt was begun.
-    pub(crate) fn set_running(&mut self, running: Running) {
+    /// A command of the attempt was begun, or has ended.
+    pub(crate) fn set_running(&mut self, running: Option<Running>) {
         if let Some(attempt) = &mut self.attempt {
-            attempt.running = Some(running);
+            attempt.running = running;
         }
     }
 
@@ -228,23 +245,41 @@ impl Record {
         match verdict {
             Verdict::Deployed => desired.again = false,
             Verdict::Interrupted => desired.interrupt(),
-            Verdict::Failed | Verdict::Dropped => desired.failed = desired.attempts > retries,
+            Verdict::Failed | Verdict::Dropped => {
+                desired.failed = desired.attempts.saturating_sub(desired.interrupted) > retries;
+            }
         }
         verdict == Verdict::Failed && !desired.failed
     }
 
-    /// Puts an attempt that was in progress when the agent was killed among the interrupted ones.
-    pub(crate) fn interrupted(&mut self, now: SystemTime) -> Option<InProgress> {
-        let attempt = self.attempt.take()?;
-        self.note(Entry::interrupted(&attempt, now));
+    /// Counts the attempt that was in progress when the agent was killed among the interrupted ones. It stays in
+    /// progress until its services are up.
+    pub(crate) fn count_interruption(&mut self) -> Option<InProgress> {
+        let attempt = self.attempt.clone()?;
         if let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) {
             desired.interrupt();
         }
         Some(attempt)
     }
 
+    /// The services of an interrupted attempt are up. Says whether its revision is given up.
+    pub(crate) fn interrupted(&mut self, now: SystemTime) -> bool {
+        let Some(attempt) = self.attempt.take() else { return false };
+        self.note(Entry::interrupted(&attempt));
+        let given_up = self.desired.as_ref().is_some_and(|it| it.failed && it.revision.is(&attempt.revision));
+        if given_up {
+            let why = format!("interrupted {INTERRUPTIONS} times: it waits for a new push");
+            self.note(Entry::without_attempt(Verdict::Failed, &attempt.revision, now, why));
+        }
+        given_up
+    }
+
     /// Takes over the app's configuration. Gives up, and says, what it no longer matches.
+    /// While an attempt is in progress, that waits until it has ended.
     pub(crate) fn fit(&mut self, app: &App, now: SystemTime) -> Option<Revision> {
+        if self.attempt.is_some() {
+            return None;
+        }
         if self.services != app.services {
             // Whether the others run the commit too is not known.
             self.services.clone_from(&app.services);
@@ -278,7 +313,7 @@ impl Record {
     }
 
     pub(super) fn redeliveries_since(&self, start: SystemTime) -> usize {
-        self.redeliveries.iter().filter(|at| **at > start).count()
+        self.redeliveries.iter().filter(|at| **at > start && **at <= start + admission::HOUR).count()
     }
 }
 

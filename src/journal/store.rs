@@ -3,10 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, geteuid};
+use serde::Deserialize;
+
+use tracing::warn;
 
 use crate::config::AppName;
 
@@ -50,16 +53,26 @@ impl Store {
         Self { dir: state_dir.join("apps") }
     }
 
-    /// Makes the directory, readable by the agent's group where there is one.
+    /// Makes the directory, readable by the agent's group where there is one and the disk lets it.
     pub fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o750).create(&self.dir)?;
+        if let Err(error) = self.share_with_group() {
+            warn!(dir = %self.dir.display(), %error, "cannot hand the journal to the group {GROUP}: only root reads it");
+        }
+        Ok(())
+    }
+
+    fn share_with_group(&self) -> io::Result<()> {
         if !geteuid().is_root() {
             return Ok(());
         }
-        if let Some(group) = Group::from_name(GROUP)? {
-            chown(&self.dir, None, Some(group.gid.as_raw()))?;
-            // The bit in front hands the group on to the files.
-            fs::set_permissions(&self.dir, Permissions::from_mode(0o2750))?;
+        let Some(group) = Group::from_name(GROUP)? else { return Ok(()) };
+        // The bit in front hands the group on to the files.
+        let (gid, mode) = (group.gid.as_raw(), 0o2750);
+        let now = fs::metadata(&self.dir)?;
+        if now.gid() != gid || now.mode() & 0o7777 != mode {
+            chown(&self.dir, None, Some(gid))?;
+            fs::set_permissions(&self.dir, Permissions::from_mode(mode))?;
         }
         Ok(())
     }
@@ -126,10 +139,18 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // Readable by the group, for `status`; the directory decides which group that is.
     let mut options = OpenOptions::new();
     let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
+    // Whatever the umask says.
+    new.set_permissions(Permissions::from_mode(0o640))?;
     new.write_all(content)?;
     new.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// Looked at first: another format may have anything else in other ways.
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
 }
 
 /// `api.json` and `new` → `api.json.new`
@@ -143,10 +164,11 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 fn read(path: &Path) -> Result<Record, ReadError> {
     let damaged = |problem: String| ReadError::Damaged { path: path.to_owned(), problem };
     let text = fs::read(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
-    let record: Record = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-    if record.version != VERSION {
-        return Err(damaged(format!("its format is {}, this program reads {VERSION}", record.version)));
+    let Format { version } = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if version != VERSION {
+        return Err(damaged(format!("its format is {version}, this program reads {VERSION}")));
     }
+    let record: Record = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
     if path.file_stem().and_then(OsStr::to_str) != Some(record.app.as_str()) {
         return Err(damaged(format!("it is about the app {}", record.app)));
     }

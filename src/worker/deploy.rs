@@ -84,6 +84,9 @@ struct Deploy<'a> {
 
 impl Deploy<'_> {
     async fn run(&mut self) {
+        if !self.goes_on() {
+            return;
+        }
         let environment = self.environment(Some(&self.attempt.revision));
         if !self.command(JobStep::Prepare, self.app.prepare.as_ref(), &environment).await {
             return;
@@ -132,7 +135,9 @@ impl Deploy<'_> {
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
         let ledger = self.ledger.clone();
         let started = |running| remember(ledger, running);
-        match self.context.runner.run(&job, spec, environment, &stop, started).await {
+        let ran = self.context.runner.run(&job, spec, environment, &stop, started).await;
+        self.forget_running();
+        match ran {
             Ok(()) => true,
             Err(error) => {
                 self.failures.push(command_failure(step, &error));
@@ -144,6 +149,9 @@ impl Deploy<'_> {
     /// Stops the services, the last one first. False: one of them could not be stopped.
     async fn stop(&mut self) -> bool {
         for service in self.app.services.iter().rev() {
+            if !self.goes_on() {
+                return false;
+            }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
             let limit = self.limit(service, self.app.stop_timeout, |limits| limits.stop).await;
             if let Err(problem) = self.bounded(limit, self.context.manager.stop(service)).await {
@@ -271,12 +279,23 @@ fn step_of(job: JobStep) -> Step {
     }
 }
 
+impl Deploy<'_> {
+    /// What a command left running is none of the next agent's business.
+    fn forget_running(&self) {
+        let ledger = self.ledger.clone();
+        tokio::spawn(async move {
+            // After what `remember` began, as changes are made in their order; nothing is written if nothing was noted.
+            let _ = ledger.change(|record| record.set_running(None), Machine::noted).await;
+        });
+    }
+}
+
 /// Notes a process group, so that the next agent can end it should this one be killed. A unit is known by its name.
 fn remember(ledger: Arc<Ledger>, running: Running) {
     if matches!(running, Running::Group(_)) {
         tokio::spawn(async move {
             // Not recorded: the agent is ending, and waits for the command.
-            let _ = ledger.change(|record| record.set_running(running), Machine::noted).await;
+            let _ = ledger.change(|record| record.set_running(Some(running)), Machine::noted).await;
         });
     }
 }

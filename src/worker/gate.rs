@@ -22,8 +22,15 @@ struct Hold {
 }
 
 impl Gate {
-    /// An open gate.
+    /// Closed until the broker has been connected to for the first time, but not for long.
     pub fn new() -> Self {
+        let at_most = Instant::now() + LONGEST;
+        Self(Arc::new(watch::Sender::new(Hold { until: at_most, at_most })))
+    }
+
+    /// An open gate.
+    #[cfg(test)]
+    pub(super) fn opened() -> Self {
         let now = Instant::now();
         Self(Arc::new(watch::Sender::new(Hold { until: now, at_most: now })))
     }
@@ -52,7 +59,11 @@ impl Gate {
             if until <= Instant::now() {
                 return;
             }
-            sleep_until(until).await;
+            let mut changes = self.0.subscribe();
+            tokio::select! {
+                () = sleep_until(until) => {}
+                _ = changes.changed() => {}
+            }
         }
     }
 }
@@ -74,10 +85,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_open_until_the_broker_is_connected_to() {
+    async fn it_waits_for_the_first_connection_but_not_for_ever() {
         let gate = Gate::new();
-        gate.pushed();
-        assert_eq!(time_to_open(&gate).await, Duration::ZERO);
+        assert_eq!(time_to_open(&gate).await, LONGEST);
+        let gate = Gate::new();
+        let connect = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            gate.connected();
+        };
+        let (waited, ()) = tokio::join!(time_to_open(&gate), connect);
+        assert_eq!(waited, Duration::from_secs(1) + QUIET);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,13 @@
 //! The worker's access to its record: each change is on disk before it counts.
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -26,13 +30,22 @@ pub(super) struct Ledger {
     machine: Mutex<Machine>,
     /// Held while a change is written: the next one builds on it.
     writing: AsyncMutex<()>,
-    shutdown: CancellationToken,
+    /// Nothing is written any more: the agent is ending, or the record is another worker's now.
+    closed: CancellationToken,
+    /// The file has been set aside.
+    retired: AtomicBool,
 }
 
 impl Ledger {
-    pub(super) fn new(store: Store, record: Record, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(store: Store, record: Record, shutdown: &CancellationToken) -> Self {
         let machine = Mutex::new(Machine::new(record, Instant::now()));
-        Self { store, machine, writing: AsyncMutex::new(()), shutdown }
+        Self {
+            store,
+            machine,
+            writing: AsyncMutex::new(()),
+            closed: shutdown.child_token(),
+            retired: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -46,6 +59,9 @@ impl Ledger {
         take_over: impl FnOnce(&mut Machine, Record, T) -> U,
     ) -> Result<U, NotRecorded> {
         let _writing = self.writing.lock().await;
+        if self.retired.load(Ordering::Relaxed) {
+            return Err(NotRecorded);
+        }
         let former = self.machine().record().clone();
         let mut record = former.clone();
         let value = change(&mut record);
@@ -53,6 +69,17 @@ impl Ledger {
             self.write(&record).await?;
         }
         Ok(take_over(&mut self.machine(), record, value))
+    }
+
+    /// Ends the ledger, and puts its file out of the way: the record of a removed app is not revived later.
+    pub(super) async fn set_aside(&self) -> io::Result<PathBuf> {
+        self.closed.cancel();
+        let _writing = self.writing.lock().await;
+        self.retired.store(true, Ordering::Relaxed);
+        let (store, app) = (self.store.clone(), self.machine().record().app.clone());
+        spawn_blocking(move || store.set_app_aside(&app, "removed"))
+            .await
+            .unwrap_or_else(|panic| Err(panic.into()))
     }
 
     /// Tries until the disk takes it.
@@ -76,15 +103,13 @@ impl Ledger {
             }
             tokio::select! {
                 () = sleep(RETRY) => {}
-                () = self.shutdown.cancelled() => return Err(NotRecorded),
+                () = self.closed.cancelled() => return Err(NotRecorded),
             }
         }
     }
 
-    async fn try_write(&self, record: Record) -> std::io::Result<()> {
+    async fn try_write(&self, record: Record) -> io::Result<()> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.write(&record))
-            .await
-            .unwrap_or_else(|panic| Err(panic.into()))
+        spawn_blocking(move || store.write(&record)).await.unwrap_or_else(|panic| Err(panic.into()))
     }
 }

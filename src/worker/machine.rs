@@ -58,11 +58,18 @@ impl Machine {
         dropped
     }
 
-    /// Something that decides nothing was recorded.
+    /// Something that decides nothing by itself was recorded.
     pub(super) fn noted(&mut self, record: Record, (): ()) {
         self.record = record;
+        self.settle(Instant::now());
+    }
+
+    /// Whatever came about: what is pending and not being deployed is due some time, and nothing else is.
+    fn settle(&mut self, now: Instant) {
         if self.record.pending().is_none() {
             self.due = None;
+        } else if self.due.is_none() && !self.deploying {
+            self.due = Some(now);
         }
     }
 
@@ -70,10 +77,13 @@ impl Machine {
     pub(super) fn pushed(&mut self, record: Record, stagger: Duration, now: Instant) {
         let waits_already = self.due.is_some() && attempts(&self.record) == 0;
         let is_new = record.desired != self.record.desired;
-        self.noted(record, ());
+        self.record = record;
         if is_new && !waits_already {
-            self.due = self.record.pending().map(|_| now + stagger);
+            self.due = Some(now + stagger);
         }
+        // A newer push has not waited yet.
+        self.resumes &= !is_new;
+        self.settle(now);
     }
 
     /// What to do at this moment.
@@ -98,17 +108,22 @@ impl Machine {
     /// The end of the attempt was recorded. `retry`: the same revision is to be tried again.
     pub(super) fn ended(&mut self, record: Record, retry: bool, now: Instant) -> Option<Duration> {
         self.deploying = false;
-        self.noted(record, ());
-        let pause = retry.then(|| back_off(attempts(&self.record)));
+        self.record = record;
+        let pause = retry.then(|| back_off(failures(&self.record)));
         if let Some(pause) = pause {
             self.due = Some(now + pause);
         }
+        self.settle(now);
         pause
     }
 }
 
 fn attempts(record: &Record) -> u32 {
     record.desired.as_ref().map_or(0, |desired| desired.attempts)
+}
+
+fn failures(record: &Record) -> u32 {
+    record.desired.as_ref().map_or(0, |desired| desired.attempts.saturating_sub(desired.interrupted))
 }
 
 fn back_off(failures: u32) -> Duration {
@@ -120,7 +135,7 @@ fn back_off(failures: u32) -> Duration {
 mod tests {
     use std::time::SystemTime;
 
-    use crate::journal::Entry;
+    use crate::journal::{Admission, Entry};
     use crate::outcome::Verdict;
 
     use super::*;
@@ -266,8 +281,31 @@ mod tests {
         bench.now += bench.stagger;
         bench.begin();
         let mut record = bench.machine.record().clone();
+        record.count_interruption();
         record.interrupted(SystemTime::now());
         assert!(Machine::new(record, bench.now).resumes());
+    }
+
+    #[test]
+    fn going_back_to_what_ran_while_its_successor_is_prepared_is_a_deploy_of_its_own() {
+        let mut bench = Bench::new();
+        bench.push('a');
+        bench.begin();
+        bench.end(Verdict::Deployed);
+        bench.push('b');
+        let mut record = bench.machine.record().clone();
+        let attempt = record.begin(false, SystemTime::now());
+        bench.machine.began(record, attempt);
+        let mut back = revision('a');
+        back.before = Some("b".repeat(40).parse().unwrap());
+        let mut record = bench.machine.record().clone();
+        assert_eq!(record.admit(&back, false, SystemTime::now()), Admission::Taken);
+        bench.machine.pushed(record, bench.stagger, bench.now);
+        let mut record = bench.machine.record().clone();
+        record.touch();
+        bench.machine.noted(record, ());
+        bench.end(Verdict::Deployed);
+        assert_eq!(bench.begin().revision, back);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Worker {
         former: Option<Self>,
     ) -> Self {
         let shared = Arc::new(Shared {
-            ledger: Arc::new(Ledger::new(context.store.clone(), record, shutdown.clone())),
+            ledger: Arc::new(Ledger::new(context.store.clone(), record, &shutdown)),
             setup: Mutex::new(Setup { app, context }),
             inbox: Inbox::default(),
             changed: Notify::new(),
@@ -147,9 +147,10 @@ impl Worker {
     /// Replaces the configuration; a deploy that is running goes on with the old one.
     pub(crate) fn configure(&self, app: Arc<App>, context: Arc<Context>) {
         let shared = self.shared.clone();
-        *lock(&shared.setup) = Setup { app: app.clone(), context };
+        *lock(&shared.setup) = Setup { app, context };
         tokio::spawn(async move {
-            fit(&shared, &app).await;
+            shared.ready.cancelled().await;
+            fit(&shared).await;
             shared.changed.notify_one();
         });
     }
@@ -208,8 +209,12 @@ async fn take_in(shared: Arc<Shared>) {
                 admissions
             })
             .await;
-        // Not recorded: the agent ends, and the broker sends them again to the next one.
-        let Ok(admissions) = recorded else { return };
+        let Ok(admissions) = recorded else {
+            // The agent ends, and the broker sends them again to the next one. Or the app was removed: nobody wants them.
+            let unwanted = shared.retired.is_cancelled();
+            offers.into_iter().filter(|_| unwanted).for_each(|offer| offer.receipt.recorded());
+            return;
+        };
         for (offer, admission) in offers.into_iter().zip(admissions) {
             report::admitted(&app, &offer.revision, admission);
             offer.receipt.recorded();
@@ -218,16 +223,15 @@ async fn take_in(shared: Arc<Shared>) {
     }
 }
 
-/// The record of a removed app is not revived when the app comes back.
+/// What a removed app leaves behind.
 async fn set_aside(shared: &Shared) {
-    let Setup { app, context } = shared.setup();
+    let app = shared.setup().app;
     let pending = shared.ledger.machine().record().pending().cloned();
-    let (store, name) = (context.store.clone(), app.name.clone());
-    let moved = tokio::task::spawn_blocking(move || store.set_app_aside(&name, "removed")).await;
-    report::retired(&app.name, pending.as_ref(), &moved.unwrap_or_else(|panic| Err(panic.into())));
+    report::retired(&app.name, pending.as_ref(), &shared.ledger.set_aside().await);
 }
 
 async fn work(shared: &Shared) {
+    fit(shared).await;
     loop {
         let next = shared.ledger.machine().next(Instant::now());
         let step = async {
@@ -269,22 +273,31 @@ async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
 }
 
 /// Has the record follow the app's configuration, which may no longer want what is pending.
-async fn fit(shared: &Shared, app: &App) {
-    let fitted = shared.ledger.change(|record| record.fit(app, SystemTime::now()), Machine::fitted).await;
+async fn fit(shared: &Shared) {
+    let app = shared.setup().app;
+    let fitted = shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
     if let Ok(Some(dropped)) = fitted {
-        report::dropped(app, &dropped);
+        report::dropped(&app, &dropped);
     }
 }
 
 /// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:
 /// the newest counts.
 async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
-    fit(shared, &setup.app).await;
+    fit(shared).await;
+    if shared.retired.is_cancelled() || shared.shutdown.is_cancelled() {
+        return None;
+    }
     let touches = setup.app.prepare.is_none();
     let begun = shared.ledger.change(|record| record.begin(touches, SystemTime::now()), Machine::began).await;
     let Ok(Some(attempt)) = begun else { return None };
     report::began(&setup.app, &attempt);
     let outcome = deploy::deploy(setup, &shared.ledger, attempt, &shared.shutdown).await;
+    if outcome.leaves_services_down() {
+        // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
+        report::ended(&outcome, None);
+        return Some(outcome);
+    }
     let retries = setup.app.retries;
     let ended = shared
         .ledger
@@ -295,6 +308,8 @@ async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
         .await;
     // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
     report::ended(&outcome, ended.ok().flatten());
+    // A reload that came meanwhile has waited for the end.
+    fit(shared).await;
     Some(outcome)
 }
 

@@ -142,7 +142,7 @@ impl Bench {
             manager: fake.clone(),
             runner: Runner::new("/nonexistent".into()),
             turns: Arc::new(Turns::new(4)),
-            gate: Gate::new(),
+            gate: Gate::opened(),
             environment: None,
             stagger: Duration::ZERO,
             state_dir: state.path().to_owned(),
@@ -165,7 +165,7 @@ impl Bench {
             }
         }
         let attempt = record.begin(app.prepare.is_none(), now).unwrap();
-        let ledger = Arc::new(Ledger::new(self.context.store.clone(), record, self.shutdown.clone()));
+        let ledger = Arc::new(Ledger::new(self.context.store.clone(), record, &self.shutdown));
         let setup = Setup { app: Arc::new(app.clone()), context: Arc::new(self.context.clone()) };
         let outcome = deploy::deploy(&setup, &ledger, attempt, &self.shutdown).await;
         let touched = ledger.machine().record().deployed.is_none();

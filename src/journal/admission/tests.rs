@@ -294,10 +294,14 @@ fn after_three_interruptions_a_revision_is_failed_until_a_new_push() {
     record.admit(&push('0', 'a', 0), false, noon());
     for _ in 0..3 {
         assert!(record.begin(true, noon()).is_some());
-        assert!(record.interrupted(noon()).is_some_and(|attempt| attempt.touched));
+        assert!(record.count_interruption().is_some_and(|attempt| attempt.touched));
+        let given_up = record.interrupted(noon());
+        assert_eq!(given_up, record.pending().is_none());
     }
     assert_eq!(record.pending(), None);
-    assert_eq!(record.outcomes.len(), 3);
+    let verdicts: Vec<_> = record.outcomes.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(verdicts[..3], [Verdict::Interrupted; 3]);
+    assert_eq!(verdicts[3..], [Verdict::Failed]);
     assert_eq!(record.admit(&push('a', 'b', 1), false, noon()), Taken);
     assert!(record.pending().is_some());
 }
