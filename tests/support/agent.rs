@@ -1,11 +1,11 @@
 //! The real program, and services that are no more than files.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,13 +21,21 @@ use super::{LOOK, Mosquitto, PATIENCE};
 
 /// Plays the service manager and all commands: `do WHAT NAME` notes that it ran, and with which commit. A FIFO
 /// `hold.WHAT.NAME` holds it up until a test writes to it; a file `fail.WHAT.NAME` makes it print that and fail; a
-/// service with a file `dies.NAME` is down once it has been seen up.
+/// service with a file `dies.NAME` is down once it has been seen up. What begins while another of the same name is
+/// still at work is noted as an overlap; outcomes of different apps may well be told side by side.
 const DO: &str = r#"#!/bin/sh
 here=${0%/*}
 if [ "$1" = status ]; then
   test -e "$here/up.$2" || exit 3
   if [ -e "$here/dies.$2" ]; then rm -f "$here/up.$2"; fi
   exit 0
+fi
+if [ "$1" != outcome ]; then
+  for other in "$here/at-work.$2".*; do
+    if grep -qs "$here/do" "/proc/${other##*.}/cmdline"; then echo "$1 $2 beside $(cat "$other")" >> "$here/overlaps"; fi
+  done
+  echo "$1 $2" > "$here/at-work.$2.$$"
+  trap 'rm -f "$here/at-work.$2.$$"' EXIT
 fi
 env > "$here/env.$1.$2.new" && mv "$here/env.$1.$2.new" "$here/env.$1.$2"
 printf '%s %s%.8s\n' "$1" "$2" "${GITHUB_SHA:+ $GITHUB_SHA}" >> "$here/events"
@@ -126,10 +134,19 @@ impl Instance {
 
     /// Lets it go on once, as soon as it waits.
     pub fn release(&self, what: &str, name: &str) {
+        self.held(what, name).write_all(b"go\n").unwrap();
+    }
+
+    /// Waits until it is held up, and keeps it so until what this gives is dropped.
+    pub fn held(&self, what: &str, name: &str) -> File {
         let fifo = self.file(&format!("hold.{what}.{name}"));
         let open = || fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&fifo).ok();
-        let mut writer = eventually(open, || format!("{what} {name} never waits"));
-        writer.write_all(b"go\n").unwrap();
+        eventually(open, || format!("{what} {name} never waits\n{:#?}", self.events()))
+    }
+
+    /// Takes back [`Instance::hold`], but not from what waits already.
+    pub fn hold_no_more(&self, what: &str, name: &str) {
+        fs::remove_file(self.file(&format!("hold.{what}.{name}"))).unwrap();
     }
 
     /// Lets it go on, now and from now on.
@@ -141,6 +158,29 @@ impl Instance {
     /// What the services and commands did: `stop api`, `update api aaaaaaa`, …
     pub fn events(&self) -> Vec<String> {
         self.read("events").lines().map(str::to_owned).collect()
+    }
+
+    /// What began while another of its name was at work.
+    pub fn overlaps(&self) -> String {
+        self.read("overlaps")
+    }
+
+    /// Runs the program, with this configuration, to its end.
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+        command.args(arguments).arg("--config").arg(self.file("config.yaml"));
+        command.env_clear().stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What `status --json` says of an app.
+    pub fn status(&self, app: &str) -> Value {
+        let apps: Vec<Value> = serde_json::from_slice(&self.ask(&["status", "--json"]).stdout).unwrap();
+        apps.into_iter().find(|it| it["app"] == app).unwrap_or_default()
+    }
+
+    /// What `history --json` says of an app, the oldest outcome first.
+    pub fn history(&self, app: &str) -> Vec<Value> {
+        serde_json::from_slice(&self.ask(&["history", app, "--json"]).stdout).unwrap()
     }
 
     /// Whether the service is up.
