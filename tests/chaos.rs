@@ -15,7 +15,8 @@ use support::payload::Push;
 const APPS: [&str; 5] = ["api", "web", "db", "mail", "jobs"];
 /// Where a deploy is held up while the agent is killed.
 const STEPS: [&str; 3] = ["prepare", "update", "check"];
-const ROUNDS: usize = 50;
+/// Each with some twenty pushes and two kills.
+const ROUNDS: usize = 25;
 
 struct Chaos {
     broker: Mosquitto,
@@ -70,7 +71,7 @@ impl Chaos {
     }
 
     fn push_to_all(&mut self) {
-        let mut apps: Vec<_> = (0..APPS.len()).chain(0..APPS.len()).collect();
+        let mut apps = APPS.map(|_| 0..APPS.len()).into_iter().take(4).flatten().collect::<Vec<_>>();
         self.random.shuffle(&mut apps);
         for app in apps {
             self.push(app);
@@ -118,6 +119,12 @@ impl Chaos {
                 self.agent = self.instance.start();
             }
         }
+        // And once more, before or after it has mended what the first kill broke.
+        if self.random.bool() {
+            self.agent.logged("instance-agent starts", &[]);
+        }
+        self.kill();
+        self.agent = self.instance.start();
     }
 
     fn is_at_its_newest(&self, app: usize) -> bool {
@@ -155,7 +162,7 @@ fn no_push_is_lost_whatever_is_killed() {
     while round < ROUNDS || begun.elapsed() < soak {
         chaos.round();
         round += 1;
-        if round % 10 == 0 {
+        if round % 5 == 0 {
             chaos.broker.start_again();
         }
     }

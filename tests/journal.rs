@@ -541,7 +541,7 @@ fn invalid_after_a_kill(configure: impl FnOnce(&Instance)) {
 #[test]
 fn an_invalid_configuration_leaves_no_service_down() {
     invalid_after_a_kill(|instance| {
-        instance.configure("max_parallel: 0\napps: [{repo: acme, service: api}]")
+        instance.configure("max_parallel: 0\napps: [{repo: acme, service: api}]");
     });
 }
 
