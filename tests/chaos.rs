@@ -16,7 +16,7 @@ const APPS: [&str; 5] = ["api", "web", "db", "mail", "jobs"];
 /// Where a deploy is held up while the agent is killed.
 const STEPS: [&str; 3] = ["prepare", "update", "check"];
 /// Each with some twenty pushes and two kills.
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 16;
 
 struct Chaos {
     broker: Mosquitto,
