@@ -51,7 +51,7 @@ esac
 /// A directory with a configuration, and with the services and commands that it names.
 #[derive(Clone)]
 pub struct Instance {
-    directory: Arc<TempDir>,
+    directory: Arc<Directory>,
     port: u16,
     mqtt: String,
 }
@@ -67,7 +67,7 @@ impl Instance {
         let program = directory.path().join("do");
         fs::write(&program, DO).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { directory: Arc::new(directory), port, mqtt: String::new() }
+        Self { directory: Arc::new(Directory(directory)), port, mqtt: String::new() }
     }
 
     /// Adds a line to the `mqtt` section of all configurations from now on.
@@ -96,7 +96,7 @@ impl Instance {
     }
 
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        self.directory.0.path()
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -223,9 +223,14 @@ impl Instance {
         let reader = collect(child.stderr.take().unwrap(), lines.clone());
         Agent { instance: self.clone(), child, lines, reader: Some(reader) }
     }
+}
 
-    fn kill_leftovers(&self) {
-        let ours = fs::canonicalize(self.path()).unwrap();
+/// Removed with the last of its instances, once what runs in it was killed.
+struct Directory(TempDir);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let ours = fs::canonicalize(self.0.path()).unwrap();
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = process.file_name().to_string_lossy().parse() else { continue };
             if fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&ours)) {
@@ -244,7 +249,7 @@ fn collect(stderr: ChildStderr, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()
     })
 }
 
-/// A running agent; killed when dropped, with all that it runs.
+/// A running agent; killed when dropped, and what it runs when its instance is.
 pub struct Agent {
     pub instance: Instance,
     child: Child,
@@ -369,7 +374,6 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.instance.kill_leftovers();
     }
 }
 

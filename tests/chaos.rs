@@ -1,0 +1,173 @@
+//! Pushes to several apps while the agent and the broker are killed again and again: none is lost, and none is deployed
+//! over and over. `INSTANCE_AGENT_SOAK=SECONDS` has it go on for longer, `INSTANCE_AGENT_SEED=N` repeats a run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::env;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fastrand::Rng;
+use support::Mosquitto;
+use support::agent::{Agent, Instance, eventually};
+use support::payload::Push;
+
+const APPS: [&str; 5] = ["api", "web", "db", "mail", "jobs"];
+/// Where a deploy is held up while the agent is killed.
+const STEPS: [&str; 3] = ["prepare", "update", "check"];
+/// Each with some twenty pushes and two kills.
+const ROUNDS: usize = 16;
+
+struct Chaos {
+    broker: Mosquitto,
+    instance: Instance,
+    agent: Agent,
+    random: Rng,
+    began: u64,
+    pushes: u64,
+    of_app: [usize; APPS.len()],
+    newest: [String; APPS.len()],
+    kills: usize,
+}
+
+impl Chaos {
+    fn new(seed: u64) -> Self {
+        let broker = Mosquitto::configured(|_| "allow_anonymous true\nmax_queued_messages 0".to_owned());
+        let instance = Instance::new(&broker);
+        let apps = APPS.map(|app| {
+            let step = |step: &str| {
+                format!("  {step}: {{command: [\"{{dir}}/do\", {step}, {app}], dir: \"{{dir}}\"}}\n")
+            };
+            let steps: String = STEPS.map(step).concat();
+            format!("- repo: acme/{app}\n  service: {app}\n  branch: main\n  settle: 0s\n{steps}")
+        });
+        instance.configure(&format!("apps:\n{}", apps.concat()));
+        let agent = instance.start();
+        agent.subscribed(1);
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let (of_app, newest) = Default::default();
+        Self {
+            broker,
+            instance,
+            agent,
+            random: Rng::with_seed(seed),
+            began,
+            pushes: 0,
+            of_app,
+            newest,
+            kills: 0,
+        }
+    }
+
+    /// Each is newer than the one before; the broker has it when this returns.
+    fn push(&mut self, app: usize) {
+        self.pushes += 1;
+        let after = format!("{:07x}{:033x}", self.pushes, 0xabc);
+        let pushed_at = self.began - 1_000_000 + self.pushes;
+        let push = Push { after, pushed_at, ..Push::new(&format!("acme/{}", APPS[app]), '1') };
+        self.broker.publish(&push.topic(), &push.bytes());
+        self.of_app[app] += 1;
+        self.newest[app] = push.after;
+    }
+
+    fn push_to_all(&mut self) {
+        let mut apps = APPS.map(|_| 0..APPS.len()).into_iter().take(4).flatten().collect::<Vec<_>>();
+        self.random.shuffle(&mut apps);
+        for app in apps {
+            self.push(app);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.agent.kill();
+        self.kills += 1;
+    }
+
+    /// In the middle of this step of the app's deploy.
+    fn kill_during(&mut self, step: &str, app: usize) {
+        self.instance.hold(step, APPS[app]);
+        self.push(app);
+        let held = self.instance.held(step, APPS[app]);
+        self.kill();
+        self.instance.hold_no_more(step, APPS[app]);
+        self.agent = self.instance.start();
+        self.agent.subscribed(1);
+        drop(held);
+    }
+
+    /// As soon as services and commands have been asked for so many things more.
+    fn kill_after(&mut self, events: usize, app: usize) {
+        let enough = self.instance.events().len() + events;
+        self.push(app);
+        let look = || (self.instance.events().len() >= enough).then_some(());
+        eventually(look, || self.agent.report());
+        self.kill();
+        self.agent = self.instance.start();
+    }
+
+    fn round(&mut self) {
+        self.push_to_all();
+        let app = self.random.usize(..APPS.len());
+        match self.random.usize(..5) {
+            step @ 0..3 => self.kill_during(STEPS[step], app),
+            3 => {
+                let events = self.random.usize(1..4);
+                self.kill_after(events, app);
+            }
+            _ => {
+                self.kill();
+                self.agent = self.instance.start();
+            }
+        }
+        // And once more, before or after it has mended what the first kill broke.
+        if self.random.bool() {
+            self.agent.logged("instance-agent starts", &[]);
+        }
+        self.kill();
+        self.agent = self.instance.start();
+    }
+
+    fn is_at_its_newest(&self, app: usize) -> bool {
+        let status = self.instance.status(APPS[app]);
+        status["state"] == "deployed" && status["deployed"]["commit"] == *self.newest[app]
+    }
+
+    /// Everything has come to rest, and is as it should be.
+    fn assert_nothing_lost(&self) {
+        for (app, name) in APPS.iter().enumerate() {
+            let look = || self.is_at_its_newest(app).then_some(());
+            let report = || format!("{name}: {}\n{}", self.instance.status(name), self.agent.report());
+            eventually(look, report);
+            let start = format!("start {name}");
+            let events = self.instance.events();
+            let starts: Vec<_> = events.iter().filter(|event| event.starts_with(&start)).collect();
+            assert_eq!(**starts.last().unwrap(), format!("{start} {}", &self.newest[app][..7]));
+            // A kill may cost the start that mends, and the deploy that begins again.
+            let allowed = self.of_app[app] + 2 * self.kills;
+            assert!(starts.len() <= allowed, "{name} was started {} times", starts.len());
+            assert!(self.instance.is_up(name), "{name} is down");
+        }
+    }
+}
+
+#[test]
+fn no_push_is_lost_whatever_is_killed() {
+    let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let seed = number("INSTANCE_AGENT_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("INSTANCE_AGENT_SEED={seed}");
+    let soak = Duration::from_secs(number("INSTANCE_AGENT_SOAK").unwrap_or(0));
+    let begun = Instant::now();
+    let mut chaos = Chaos::new(seed);
+    let mut round = 0;
+    while round < ROUNDS || begun.elapsed() < soak {
+        chaos.round();
+        round += 1;
+        if round % 5 == 0 {
+            chaos.broker.start_again();
+        }
+    }
+    chaos.assert_nothing_lost();
+    let overlaps = chaos.instance.overlaps();
+    assert!(!STEPS.iter().any(|step| overlaps.contains(step)), "{overlaps}");
+    println!("{} pushes, {} kills, {:?}", chaos.pushes, chaos.kills, begun.elapsed());
+}
