@@ -62,7 +62,7 @@ pub enum AgentError {
     /// Another agent has it.
     #[error("{}: another instance-agent runs on this state directory: stop it, or set another state_dir", path.display())]
     Locked {
-        /// The lock's file.
+        /// The state directory.
         path: PathBuf,
     },
     /// The journal cannot be read.
@@ -138,12 +138,12 @@ async fn attended<T>(
     }
 }
 
-/// Two agents on one journal would undo each other's work.
+/// Two agents on one journal would undo each other's work. The directory itself is locked, which needs no write.
 fn lock(state_dir: &Path) -> Result<Flock<File>, AgentError> {
-    let path = state_dir.join("lock");
+    let path = state_dir.to_owned();
     let failed = |source| AgentError::StateDir { path: path.clone(), source };
-    let file = File::create(&path).map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let dir = File::open(state_dir).map_err(failed)?;
+    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => AgentError::Locked { path: path.clone() },
         errno => failed(errno.into()),
     })
