@@ -2,6 +2,8 @@
 //! where the ignored tests are the cases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "systemd/agent.rs"]
+mod agent;
 #[path = "support/container.rs"]
 mod container;
 #[path = "systemd/transient.rs"]
