@@ -1,6 +1,8 @@
 //! Wires the parts together: connection → router → workers; reload; shutdown. Only this file knows them all.
 
-use std::collections::{BTreeSet, HashMap};
+mod connection;
+
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -20,7 +22,7 @@ use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
 use crate::journal::{Record, Session, SessionFile, Store};
-use crate::mqtt::{self, Ack, ConnectionState, Handle, Interest, Message, Messages};
+use crate::mqtt::{Ack, ConnectionState, Message};
 use crate::push::Headers;
 use crate::recovery;
 use crate::refs::RefMismatch;
@@ -29,6 +31,8 @@ use crate::service::{ServiceManager, Status};
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
 use crate::worker::{self, Context, Gate, Offer, Receipt, Turns, Worker, Workers};
+
+use connection::{Connection, Heard, interest_of};
 
 /// What the agent uses of the world around it.
 pub struct Dependencies {
@@ -174,61 +178,6 @@ impl Heartbeat {
             None => std::future::pending().await,
         }
     }
-}
-
-/// The connection to the broker, what comes from it, and what it is asked for.
-struct Connection {
-    handle: Handle,
-    messages: Messages,
-    state: watch::Receiver<ConnectionState>,
-    held_filters: watch::Receiver<BTreeSet<String>>,
-    interest: watch::Sender<Arc<Interest>>,
-    up: bool,
-}
-
-/// What the connection has to say.
-enum Heard {
-    /// The polling task has ended, although it was not told to.
-    End,
-    State,
-    HeldFilters,
-    Message(Message),
-}
-
-impl Connection {
-    fn open(settings: &Settings, router: &Arc<Router>) -> Self {
-        let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
-        let session = SessionFile::new(&settings.state_dir);
-        let held = session.filters(&settings.mqtt.broker(), &settings.mqtt.client_id);
-        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, held);
-        let (state, held_filters) = (handle.state(), handle.held_filters());
-        Self { handle, messages, state, held_filters, interest, up: false }
-    }
-
-    async fn next(&mut self) -> Heard {
-        tokio::select! {
-            // First, so that what a new connection brings is met by a closed gate.
-            biased;
-            Ok(()) = self.state.changed() => Heard::State,
-            Ok(()) = self.held_filters.changed() => Heard::HeldFilters,
-            Some(message) = self.messages.recv() => Heard::Message(message),
-            else => Heard::End,
-        }
-    }
-
-    /// Notes the state. True: the connection has come up since the last look.
-    fn has_come_up(&mut self) -> bool {
-        let state = self.state.borrow_and_update();
-        let up = matches!(*state, ConnectionState::Connected | ConnectionState::Subscribed { .. });
-        let came_up = up && !self.up;
-        self.up = up;
-        came_up
-    }
-}
-
-fn interest_of(settings: &Settings, router: &Arc<Router>) -> Interest {
-    let router = router.clone();
-    Interest::new(settings.filters(), move |topic| router.manages(topic))
 }
 
 struct Agent {

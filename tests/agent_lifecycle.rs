@@ -104,9 +104,13 @@ fn pushes_wait_for_the_agent() {
     let mut broker = Mosquitto::start();
     let mut agent = started(&broker, API_AND_WEB);
     assert!(agent.stop().success());
-    let pushes = (1..=100).map(|n| Push { after: format!("{n:040x}"), ..Push::new("acme/api", 'a') });
-    let pushes = pushes.chain([Push::new("acme/api", 'c'), Push::new("acme/web", 'd')]);
-    publish_all(&broker, pushes.map(|push| Outgoing::new(push.topic(), push.bytes())));
+    let push = |n: u32| Push { after: format!("{n:040x}"), ..Push::new("acme/api", 'a') };
+    let mut pushes: Vec<_> = (1..=100).map(push).collect();
+    // A second later than all others, in whatever order the broker sends them.
+    let newest = Push::new("acme/api", 'c');
+    pushes.push(Push { pushed_at: newest.pushed_at + 1, ..newest });
+    pushes.push(Push::new("acme/web", 'd'));
+    publish_all(&broker, pushes.into_iter().map(|push| Outgoing::new(push.topic(), push.bytes())));
     broker.start_again();
     let again = agent.instance.start();
     again.logged("deployed", &[("app", "web")]);

