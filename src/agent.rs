@@ -278,13 +278,7 @@ impl Agent {
     }
 
     fn set_aside(&self, app: &AppName, reason: &str) {
-        match self.context.store.set_app_aside(app, reason) {
-            Ok(file) => {
-                info!(%app, file = %file.display(), "record of an app that is no longer here set aside");
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(%app, %error, "cannot set the record of a removed app aside"),
-        }
+        worker::report_set_aside(app, &self.context.store.set_app_aside(app, reason));
     }
 
     async fn reload(&mut self, reload: Reload) {

@@ -113,3 +113,25 @@ impl Ledger {
         spawn_blocking(move || store.write(&record)).await.unwrap_or_else(|panic| Err(panic.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn once_set_aside_a_record_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        store.create().unwrap();
+        let record = Record::for_test("api", "o/r");
+        let file = store.file(&record.app);
+        let ledger = Ledger::new(store, record, &CancellationToken::new());
+        let count = |record: &mut Record| record.superseded += 1;
+        assert_eq!(ledger.change(count, Machine::noted).await, Ok(()));
+        assert!(file.exists());
+        let aside = ledger.set_aside().await.unwrap();
+        // The file may be another worker's by now.
+        assert_eq!(ledger.change(count, Machine::noted).await, Err(NotRecorded));
+        assert!(aside.exists() && !file.exists());
+    }
+}

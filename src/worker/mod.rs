@@ -32,6 +32,7 @@ use inbox::Inbox;
 pub(crate) use inbox::Receipt;
 use ledger::Ledger;
 use machine::{Machine, Next};
+pub(crate) use report::set_aside as report_set_aside;
 
 /// What all workers share. A reload makes a new one.
 #[derive(Clone)]
@@ -227,7 +228,10 @@ async fn take_in(shared: Arc<Shared>) {
 async fn set_aside(shared: &Shared) {
     let app = shared.setup().app;
     let pending = shared.ledger.machine().record().pending().cloned();
-    report::retired(&app.name, pending.as_ref(), &shared.ledger.set_aside().await);
+    if let Some(pending) = pending {
+        report::abandoned(&app.name, &pending);
+    }
+    report::set_aside(&app.name, &shared.ledger.set_aside().await);
 }
 
 async fn work(shared: &Shared) {

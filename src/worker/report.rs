@@ -39,10 +39,12 @@ pub(super) fn dropped(app: &App, revision: &Revision) {
     warn!(%app, %r#ref, %sha, "pending push dropped: the configuration no longer has its ref");
 }
 
-pub(super) fn retired(app: &AppName, pending: Option<&Revision>, aside: &io::Result<PathBuf>) {
-    if let Some(revision) = pending {
-        warn!(%app, sha = %revision.commit, "pending push dropped: the app is no longer in the configuration");
-    }
+pub(super) fn abandoned(app: &AppName, pending: &Revision) {
+    warn!(%app, sha = %pending.commit, "pending push dropped: the app is no longer in the configuration");
+}
+
+/// What became of the record of an app that is no longer here; it may never have had one.
+pub(crate) fn set_aside(app: &AppName, aside: &io::Result<PathBuf>) {
     match aside {
         Ok(file) => info!(%app, file = %file.display(), "record of an app that is no longer here set aside"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
