@@ -88,7 +88,8 @@ async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
         Some(running) => runner.end_survivor(running).await,
         None => Ok(()),
     };
-    for error in [named, noted].into_iter().filter_map(Result::err) {
+    let marked = runner.end_marked(&attempt.mark).await;
+    for error in [named, noted, marked].into_iter().filter_map(Result::err) {
         error!(%app, %error, "cannot end a command that outlived the agent");
     }
 }
@@ -104,7 +105,7 @@ async fn start_services(record: &Record, attempt: &InProgress, manager: &dyn Ser
         {
             continue;
         }
-        match timeout(START_TIMEOUT, manager.start(service, &environment)).await {
+        match timeout(START_TIMEOUT, manager.start(service, &environment, &attempt.mark)).await {
             Ok(Ok(())) => {
                 info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
             }

@@ -1,5 +1,7 @@
 //! Any other service manager: three commands of the configuration.
 
+use crate::command::Mark;
+
 use super::client::{Finished, run};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 
@@ -68,12 +70,19 @@ impl ServiceManager for CustomManager {
         &self.name
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.stop, service, &[]).await?) })
+    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
+        Box::pin(async { succeed(perform(&self.stop, service, &[mark.of_manager()]).await?) })
     }
 
-    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.start, service, environment).await?) })
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        mark: &'a Mark,
+    ) -> Answer<'a, ()> {
+        let revision = environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let environment: Vec<_> = revision.chain([mark.of_manager()]).collect();
+        Box::pin(async move { succeed(perform(&self.start, service, &environment).await?) })
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
@@ -96,7 +105,7 @@ impl ServiceManager for CustomManager {
 async fn perform(
     template: &Template,
     service: &ServiceName,
-    environment: &[(String, String)],
+    environment: &[(&str, String)],
 ) -> Result<Finished, ServiceError> {
     let words = template.fill(service);
     let argv: Vec<&str> = words.iter().map(String::as_str).collect();
