@@ -1,5 +1,7 @@
 //! Any other service manager: three commands of the configuration.
 
+use serde::{Deserialize, Serialize};
+
 use crate::command::Mark;
 
 use super::client::{Finished, run};
@@ -9,7 +11,8 @@ use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 const SERVICE: &str = "{service}";
 
 /// A command with `{service}` in it: a program and its arguments, which no shell reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Template(Vec<String>);
 
 /// Why a list of words is no [`Template`].
@@ -26,6 +29,20 @@ pub enum TemplateError {
     /// A NUL character, which no command can be given.
     #[error("contains a NUL character: take it out")]
     Nul,
+}
+
+impl TryFrom<Vec<String>> for Template {
+    type Error = TemplateError;
+
+    fn try_from(words: Vec<String>) -> Result<Self, TemplateError> {
+        Self::new(words)
+    }
+}
+
+impl From<Template> for Vec<String> {
+    fn from(template: Template) -> Self {
+        template.0
+    }
 }
 
 impl Template {
@@ -53,7 +70,7 @@ impl Template {
 }
 
 /// A service manager made of commands. All it knows of a running service is that it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomManager {
     /// What logs call it.
     pub name: String,
