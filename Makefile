@@ -15,9 +15,9 @@ help: ## list these targets
 demo: ## see the whole job: a push restarts an app with its new version; nothing to install
 	cargo run --locked -p demo
 
-# tests/systemd.rs boots a container and tests/command.rs changes the user: only these an ordinary user runs with sudo.
+# These boot a container, change the user or mount a disk: only they are run with sudo for an ordinary user.
 # cargo gives the script a test's program as $0 and its arguments.
-RUN := case $$0 in */deps/systemd-*|*/deps/command-*) exec sudo -- "$$0" "$$@" ;; esac; exec "$$0" "$$@"
+RUN := case $$0 in */deps/systemd-*|*/deps/command-*|*/deps/journal-*|*/deps/chaos-*) exec sudo -- "$$0" "$$@" ;; esac; exec "$$0" "$$@"
 
 .PHONY: test
 test: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN)']

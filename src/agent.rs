@@ -16,17 +16,17 @@ use tracing::{debug, info, warn};
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
-use crate::journal::{Record, Rescue, RescueFile, Session, SessionFile, Store};
+use crate::journal::{Record, Rescue, RescueFile, Store};
 use crate::mqtt::{Ack, ConnectionState, Message};
 use crate::push::Headers;
-use crate::recovery;
+use crate::recovery::{self, Recovered};
 use crate::refs::RefMismatch;
 use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
-use crate::worker::{self, Context, Gate, Offer, Receipt, Turns, Worker, Workers};
+use crate::worker::{self, Context, Gate, Offer, REMOVED, Receipt, Turns, Worker, Workers};
 
 use connection::{Connection, Heard, interest_of};
 
@@ -62,6 +62,9 @@ pub enum AgentError {
     Connection,
 }
 
+/// Why what is pending is dropped when its app has another repository.
+const REPLACED: &str = "its app has another repository now";
+
 /// What systemd is asked for again and again while services are brought up; each step of that is bounded.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,10 +79,11 @@ pub async fn run(
     let mut heartbeat = Heartbeat::of(&dependencies.supervisor);
     let Dependencies { manager, runner, .. } = &dependencies;
     let recovery = recovery::recover(state_dir.store(), manager, runner, settings.environment.as_deref());
-    let Some(records) = attended(recovery, &dependencies.supervisor, &mut heartbeat, &shutdown).await else {
+    let Some(recovered) = attended(recovery, &dependencies.supervisor, &mut heartbeat, &shutdown).await
+    else {
         return Ok(());
     };
-    let mut agent = Agent::start(settings, dependencies, records?, shutdown.clone());
+    let mut agent = Agent::start(settings, dependencies, recovered?, shutdown.clone());
     agent.supervisor.ready();
     let result = loop {
         tokio::select! {
@@ -90,7 +94,7 @@ pub async fn run(
             heard = agent.connection.next() => match heard {
                 Heard::End => break Err(AgentError::Connection),
                 Heard::State => agent.connection_changed(),
-                Heard::HeldFilters => agent.remember_filters(),
+                Heard::HeldFilters => agent.connection.remember(),
                 Heard::Message(message) => agent.handle(message),
             },
         }
@@ -165,7 +169,7 @@ impl Agent {
     fn start(
         settings: Settings,
         dependencies: Dependencies,
-        records: Vec<Record>,
+        recovered: Recovered,
         shutdown: CancellationToken,
     ) -> Self {
         let Dependencies { manager, runner, supervisor } = dependencies;
@@ -193,7 +197,10 @@ impl Agent {
             shutdown,
         };
         agent.remember_rescue();
-        agent.staff(records);
+        agent.staff(recovered.records);
+        for outcome in recovered.given_up {
+            worker::tell(outcome, agent.context.clone(), &agent.shutdown);
+        }
         agent.tell_status();
         agent
     }
@@ -229,8 +236,8 @@ impl Agent {
             };
             self.workers.insert(app.name.clone(), worker);
         }
-        for app in records.keys() {
-            self.set_aside(app, "removed");
+        for record in records.values() {
+            self.abandon(record, "removed", REMOVED);
         }
         self.retired.extend(former.into_values().inspect(Worker::retire));
         self.retired.retain(|worker| !worker.has_ended());
@@ -248,16 +255,18 @@ impl Agent {
         match record {
             Some(record) if record.repository == app.repo => record,
             other => {
-                if other.is_some() {
-                    self.set_aside(&app.name, "replaced");
+                if let Some(record) = other {
+                    self.abandon(&record, "replaced", REPLACED);
                 }
                 Record::new(app)
             }
         }
     }
 
-    fn set_aside(&self, app: &AppName, reason: &str) {
-        worker::report_set_aside(app, &self.context.store.set_app_aside(app, reason));
+    /// Nothing more is done for this record, which is kept under another name.
+    fn abandon(&self, record: &Record, ending: &str, why: &str) {
+        worker::abandon(record, why, &self.context, &self.shutdown);
+        worker::report_set_aside(&record.app, &self.context.store.set_app_aside(&record.app, ending));
     }
 
     async fn reload(&mut self, reload: Reload) {
@@ -304,17 +313,6 @@ impl Agent {
             self.context.gate.connected();
         }
         self.tell_status();
-    }
-
-    /// So that the next agent can remove those that it no longer wants.
-    fn remember_filters(&mut self) {
-        let filters = self.connection.held_filters.borrow_and_update().clone();
-        let (broker, client_id) = (self.settings.mqtt.broker(), self.settings.mqtt.client_id.clone());
-        let file = SessionFile::new(&self.settings.state_dir);
-        // Rare and small, so it may be written here; and in their order.
-        if let Err(error) = file.write(&Session { broker, client_id, filters }) {
-            warn!(file = %file.path().display(), %error, "cannot remember the subscriptions");
-        }
     }
 
     fn tell_status(&self) {
@@ -390,7 +388,7 @@ impl Agent {
                 info!(app = %worker.app().name, %sha, "waiting for a running deploy: its services are brought up first");
             }
         }
-        self.connection.handle.stop().await;
+        self.connection.stop().await;
         for worker in workers {
             worker.ended().await;
         }

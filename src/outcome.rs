@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::AppName;
+use crate::journal::Record;
 use crate::router::Revision;
 
 /// A step of a deploy, in their order.
@@ -103,7 +104,9 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// What failed; the first is the cause. Empty after a success.
     pub failures: Vec<Failure>,
-    /// 1 for the first attempt of the revision.
+    /// Why it ended without an attempt, where it did.
+    pub reason: Option<String>,
+    /// 1 for the first attempt of the revision; 0 when it was given up without one.
     pub attempt: u32,
     /// Pushes that this one replaced before they were deployed.
     pub superseded: u32,
@@ -114,6 +117,22 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The pending revision of this record was given up without another attempt.
+    pub fn given_up(verdict: Verdict, record: &Record, revision: Revision, reason: String) -> Self {
+        Self {
+            app: record.app.clone(),
+            revision,
+            previous: record.last_good.clone(),
+            verdict,
+            failures: Vec::new(),
+            reason: Some(reason),
+            attempt: 0,
+            superseded: 0,
+            started_at: SystemTime::now(),
+            duration: Duration::ZERO,
+        }
+    }
+
     /// The agent is ending, and could not bring every service up.
     pub fn leaves_services_down(&self) -> bool {
         let about_being_up = |failure: &Failure| matches!(failure.step, Step::Start | Step::Verify);
@@ -140,6 +159,8 @@ impl Serialize for Outcome {
             #[serde(skip_serializing_if = "Option::is_none")]
             delivery: Option<&'a str>,
             failures: &'a [Failure],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
             attempt: u32,
             superseded: u32,
             started_at: String,
@@ -154,6 +175,7 @@ impl Serialize for Outcome {
             previous_sha: self.previous.as_ref().map(|previous| previous.commit.as_str()),
             delivery: self.revision.delivery.as_deref(),
             failures: &self.failures,
+            reason: self.reason.as_deref(),
             attempt: self.attempt,
             superseded: self.superseded,
             started_at: humantime::format_rfc3339_millis(self.started_at).to_string(),

@@ -2,7 +2,7 @@
 //! are started, whatever the configuration says now.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -12,6 +12,7 @@ use crate::command::{JobName, JobStep, Runner};
 use crate::config::AppName;
 use crate::handover;
 use crate::journal::{InProgress, ReadError, Record, Store};
+use crate::outcome::Outcome;
 use crate::service::{ServiceManager, Status};
 
 /// A start that hangs must not keep the agent from its other apps.
@@ -24,25 +25,37 @@ const LOOK: Duration = Duration::from_secs(10);
 #[error("{0}; nothing is begun until it can be read")]
 pub struct RecoveryError(ReadError);
 
+/// What an earlier agent left, mended.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The records of all apps.
+    pub records: Vec<Record>,
+    /// Revisions that were interrupted too often.
+    pub given_up: Vec<Outcome>,
+}
+
 /// Reads the journal, and mends what an agent that was killed left behind: all apps side by side.
 pub async fn recover(
     store: &Store,
     manager: &Arc<dyn ServiceManager>,
     runner: &Runner,
     environment: Option<&str>,
-) -> Result<Vec<Record>, RecoveryError> {
-    let mut mended = Vec::new();
+) -> Result<Recovered, RecoveryError> {
+    let mut recovered = Recovered::default();
     let mut mending = JoinSet::new();
     for record in read(store)? {
         if record.attempt.is_some() {
             let (manager, runner) = (manager.clone(), runner.clone());
             mending.spawn(mend(record, store.clone(), manager, runner, environment.map(str::to_owned)));
         } else {
-            mended.push(record);
+            recovered.records.push(record);
         }
     }
-    mended.extend(mending.join_all().await);
-    Ok(mended)
+    for (record, given_up) in mending.join_all().await {
+        recovered.records.push(record);
+        recovered.given_up.extend(given_up);
+    }
+    Ok(recovered)
 }
 
 async fn mend(
@@ -51,9 +64,9 @@ async fn mend(
     manager: Arc<dyn ServiceManager>,
     runner: Runner,
     environment: Option<String>,
-) -> Record {
+) -> (Record, Option<Outcome>) {
     // Counted first: should the agent be killed in here, this one is not made for ever.
-    let Some(attempt) = record.count_interruption() else { return record };
+    let Some(attempt) = record.count_interruption() else { return (record, None) };
     write(&store, &record);
     let (app, sha) = (record.app.clone(), &attempt.revision.commit);
     warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
@@ -64,11 +77,12 @@ async fn mend(
             handover::environment(&record.app, environment.as_deref(), record.last_good.as_ref(), None);
         start_services(&record.app, &attempt, manager.as_ref(), &environment).await;
     }
-    if record.interrupted(SystemTime::now()) {
+    let given_up = record.interrupted();
+    if given_up.is_some() {
         error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
     }
     write(&store, &record);
-    record
+    (record, given_up)
 }
 
 fn write(store: &Store, record: &Record) {

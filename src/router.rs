@@ -26,6 +26,9 @@ pub struct Revision {
     pub before: Option<CommitId>,
     /// The commit to deploy.
     pub commit: CommitId,
+    /// The ref was the repository's default branch then.
+    #[serde(default)]
+    pub on_default_branch: bool,
     /// When GitHub took the push.
     #[serde(with = "crate::journal::optional_time")]
     pub pushed_at: Option<SystemTime>,
@@ -173,11 +176,13 @@ impl Router {
 fn judge(push: Push, apps: &[Arc<App>]) -> Routed {
     let verdict = |app: &App| app.refs.allow(&push.git_ref, push.default_branch.as_deref());
     let verdicts = apps.iter().map(|app| (app.name.clone(), verdict(app))).collect();
+    let on_default_branch = push.default_branch.is_some_and(|branch| push.git_ref.branch() == Some(&*branch));
     let revision = Revision {
         repo: push.repo,
         git_ref: push.git_ref,
         before: push.before,
         commit: push.after,
+        on_default_branch,
         pushed_at: push.pushed_at,
         by_hand: push.by_hand,
         delivery: push.delivery,

@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::Mosquitto;
-use support::agent::{Agent, Instance};
+use support::agent::{Agent, Instance, eventually};
 use support::payload::{Push, commit};
 use support::publisher::{Outgoing, publish_all};
 
@@ -155,6 +155,44 @@ fn huge_messages_are_taken_and_their_memory_is_given_back_over_mqtt_5() {
 #[test]
 fn huge_messages_are_taken_and_their_memory_is_given_back_over_mqtt_3() {
     huge_messages("3.1.1");
+}
+
+fn messages_above_the_limit(protocol: &str) {
+    let broker = Mosquitto::fast();
+    let instance = Instance::new(&broker).mqtt(&format!("protocol: {protocol}")).mqtt("max_payload: 1MiB");
+    instance.configure(APPS);
+    // Else glibc's malloc keeps one such buffer for the next time.
+    let agent = instance.start_with(|command| {
+        command.env("MALLOC_MMAP_THRESHOLD_", "131072");
+    });
+    agent.subscribed(1);
+    witnessed(&broker, &agent, '1');
+    let (before, _) = agent.memory();
+    let large = Push::new("acme/api", 'e').bytes_of(5 * MIB);
+    publish_all(&broker, (0..30).map(|_| Outgoing::new("github/acme/api", &*large)));
+    let push = Push::new("acme/api", 'a');
+    publish_all(&broker, [Outgoing::new(push.topic(), push.bytes())]);
+    agent.logged("deployed", &[("app", "api"), ("sha", &push.after)]);
+    witnessed(&broker, &agent, '2');
+    assert_eq!(instance.events().len(), 6, "{}", agent.report());
+    let complaints = agent.complaints();
+    let [dropped] = &complaints[..] else { panic!("{}", agent.report()) };
+    assert_eq!(dropped["topic"], "github/acme/api");
+    assert_eq!(dropped["limit"], MIB);
+    assert_eq!(agent.log_of("subscribed", &[]).len(), 1, "{}", agent.report());
+    // The library's buffer for the last one is dropped a second later.
+    let returned = || (agent.memory().0 < before + 2048).then_some(());
+    eventually(returned, || format!("from {before} KiB to {} KiB", agent.memory().0));
+}
+
+#[test]
+fn messages_above_the_limit_hold_nothing_up_over_mqtt_5() {
+    messages_above_the_limit("\"5\"");
+}
+
+#[test]
+fn messages_above_the_limit_hold_nothing_up_over_mqtt_3() {
+    messages_above_the_limit("3.1.1");
 }
 
 /// Junk on a managed topic is worth a warning, but not ten thousand.

@@ -322,8 +322,8 @@ fn an_app_removed_in_mid_deploy_is_deployed_to_its_end() {
     agent.logged("configuration reloaded", &[]);
     instance.release_for_good("update", "api");
     agent.logged("deployed", &[("sha", &commit('a'))]);
-    let dropped = "pending push dropped: the app is no longer in the configuration";
-    agent.logged(dropped, &[("sha", &commit('b'))]);
+    let why = "the app is no longer in the configuration";
+    agent.logged("pending push dropped", &[("sha", &commit('b')), ("why", why)]);
     publish(&broker, "acme/web", 'c');
     agent.did_at_last("start web ccccccc");
     assert!(!instance.events().iter().any(|event| event.ends_with("bbbbbbb")), "{}", agent.report());

@@ -98,7 +98,7 @@ impl Agent {
     fn start_holding(settings: MqttSettings, filters: &[&str], held: &[&str]) -> Self {
         let (sender, receiver) = watch::channel(interest(filters, &[API, WEB]));
         let held: BTreeSet<String> = held.iter().map(|&filter| filter.to_owned()).collect();
-        let (handle, messages) = mqtt::start(settings, receiver, held);
+        let (handle, messages) = mqtt::start(settings, receiver, held, None);
         let state = handle.state();
         Self { handle, messages, state, interest: sender }
     }
@@ -408,7 +408,8 @@ async fn a_panic_of_the_connection_is_noticed(protocol: Protocol) {
     let broker = Mosquitto::start();
     let (_sender, receiver) =
         watch::channel(Arc::new(Interest::new(vec![ALL.to_owned()], |_| panic!("on purpose"))));
-    let (handle, mut messages) = mqtt::start(settings(broker.port(), protocol), receiver, BTreeSet::new());
+    let (handle, mut messages) =
+        mqtt::start(settings(broker.port(), protocol), receiver, BTreeSet::new(), None);
     let mut state = handle.state();
     state.wait_for(is_subscribed).await.unwrap();
     assert!(handle.is_alive());

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::config::Settings;
-use crate::journal::SessionFile;
+use crate::journal::{Session, SessionFile};
 use crate::mqtt::{self, ConnectionState, Handle, Interest, Message, Messages};
 use crate::router::Router;
 
@@ -17,7 +19,9 @@ pub(super) struct Connection {
     pub(super) state: watch::Receiver<ConnectionState>,
     pub(super) held_filters: watch::Receiver<BTreeSet<String>>,
     pub(super) interest: watch::Sender<Arc<Interest>>,
-    pub(super) up: bool,
+    file: SessionFile,
+    session: Session,
+    up: bool,
 }
 
 /// What the connection has to say.
@@ -32,11 +36,12 @@ pub(super) enum Heard {
 impl Connection {
     pub(super) fn open(settings: &Settings, router: &Arc<Router>) -> Self {
         let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
-        let session = SessionFile::new(&settings.state_dir);
-        let held = session.filters(&settings.mqtt.broker(), &settings.mqtt.client_id);
-        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, held);
+        let file = SessionFile::new(&settings.state_dir);
+        let session = file.read(&settings.mqtt.broker(), &settings.mqtt.client_id);
+        let (held, connected) = (session.filters.clone(), session.connected);
+        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, held, connected);
         let (state, held_filters) = (handle.state(), handle.held_filters());
-        Self { handle, messages, state, held_filters, interest, up: false }
+        Self { handle, messages, state, held_filters, interest, file, session, up: false }
     }
 
     pub(super) async fn next(&mut self) -> Heard {
@@ -54,9 +59,30 @@ impl Connection {
     pub(super) fn has_come_up(&mut self) -> bool {
         let state = self.state.borrow_and_update();
         let up = matches!(*state, ConnectionState::Connected | ConnectionState::Subscribed { .. });
-        let came_up = up && !self.up;
-        self.up = up;
-        came_up
+        drop(state);
+        let was_up = std::mem::replace(&mut self.up, up);
+        if up != was_up {
+            self.remember();
+        }
+        up && !was_up
+    }
+
+    /// Notes for the next agent what the session holds, and that there is or was a connection.
+    pub(super) fn remember(&mut self) {
+        self.session.filters = self.held_filters.borrow_and_update().clone();
+        self.session.connected = Some(SystemTime::now());
+        // Rare and small, so it may be written here; and in their order.
+        if let Err(error) = self.file.write(&self.session) {
+            warn!(file = %self.file.path().display(), %error, "cannot remember the session");
+        }
+    }
+
+    /// Disconnects, and waits until that is done.
+    pub(super) async fn stop(mut self) {
+        if self.up {
+            self.remember();
+        }
+        self.handle.stop().await;
     }
 }
 

@@ -319,6 +319,7 @@ mod tests {
             git_ref: "refs/heads/main".parse().unwrap(),
             before: None,
             commit: "b".repeat(40).parse().unwrap(),
+            on_default_branch: false,
             pushed_at: None,
             by_hand: None,
             delivery: None,

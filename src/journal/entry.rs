@@ -80,9 +80,9 @@ impl From<&Outcome> for Entry {
             sha: outcome.revision.commit.clone(),
             attempt: outcome.attempt,
             started_at: outcome.started_at,
-            duration_ms: Some(milliseconds(outcome.duration)),
+            duration_ms: outcome.reason.is_none().then(|| milliseconds(outcome.duration)),
             step: cause.map(|cause| cause.step),
-            error: cause.map(|cause| cause.error.clone()),
+            error: cause.map(|cause| cause.error.clone()).or_else(|| outcome.reason.clone()),
             output: cause.map(|cause| cause.output.clone()).unwrap_or_default(),
         }
     }

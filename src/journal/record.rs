@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Mark, Running};
 use crate::config::{App, AppName};
 use crate::github::RepoName;
-use crate::outcome::Verdict;
-use crate::refs::RefMismatch;
+use crate::outcome::{Outcome, Verdict};
 use crate::router::Revision;
 use crate::service::ServiceName;
 
@@ -266,21 +265,24 @@ impl Record {
         Some(attempt)
     }
 
-    /// The services of an interrupted attempt are up. Says whether its revision is given up.
-    pub(crate) fn interrupted(&mut self, now: SystemTime) -> bool {
-        let Some(attempt) = self.attempt.take() else { return false };
+    /// The services of an interrupted attempt are up. Its revision may be given up.
+    pub(crate) fn interrupted(&mut self) -> Option<Outcome> {
+        let attempt = self.attempt.take()?;
         self.note(Entry::interrupted(&attempt));
-        let given_up = self.desired.as_ref().is_some_and(|it| it.failed && it.revision.is(&attempt.revision));
-        if given_up {
-            let why = format!("interrupted {INTERRUPTIONS} times: it waits for a new push");
-            self.note(Entry::without_attempt(Verdict::Failed, &attempt.revision, now, why));
-        }
-        given_up
+        self.desired.as_ref().filter(|it| it.failed && it.revision.is(&attempt.revision))?;
+        let why = format!("interrupted {INTERRUPTIONS} times: it waits for a new push");
+        Some(self.give_up(Verdict::Failed, attempt.revision, why))
     }
 
-    /// Takes over the app's configuration. Gives up, and says, what it no longer matches.
+    fn give_up(&mut self, verdict: Verdict, revision: Revision, why: String) -> Outcome {
+        let outcome = Outcome::given_up(verdict, self, revision, why);
+        self.note(Entry::from(&outcome));
+        outcome
+    }
+
+    /// Takes over the app's configuration. Gives up what it no longer matches.
     /// While an attempt is in progress, that waits until it has ended.
-    pub(crate) fn fit(&mut self, app: &App, now: SystemTime) -> Option<Revision> {
+    pub(crate) fn fit(&mut self, app: &App) -> Option<Outcome> {
         if self.attempt.is_some() {
             return None;
         }
@@ -289,15 +291,14 @@ impl Record {
             self.services.clone_from(&app.services);
             self.deployed = None;
         }
-        let git_ref = &self.pending()?.git_ref;
-        // The default branch was the payload's to say, and it said so when the push was taken.
-        if !matches!(app.refs.allow(git_ref, None), Err(RefMismatch::Branch | RefMismatch::Tag)) {
+        let pending = self.pending()?;
+        let default_branch = pending.git_ref.branch().filter(|_| pending.on_default_branch);
+        if app.refs.allow(&pending.git_ref, default_branch).is_ok() {
             return None;
         }
         let revision = self.desired.take()?.revision;
         let why = "the configuration no longer has its ref".to_owned();
-        self.note(Entry::without_attempt(Verdict::Dropped, &revision, now, why));
-        Some(revision)
+        Some(self.give_up(Verdict::Dropped, revision, why))
     }
 
     fn note(&mut self, entry: Entry) {

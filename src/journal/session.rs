@@ -1,9 +1,11 @@
-//! The filters that the session at the broker may hold, so that the next agent can remove those no longer wanted.
+//! What the next agent needs to know of the session at the broker: its filters, to remove those no longer wanted, and
+//! since when pushes may have been missed should it be gone.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,9 @@ pub struct Session {
     pub client_id: String,
     /// The filters.
     pub filters: BTreeSet<String>,
+    /// When there was a connection for certain last.
+    #[serde(with = "super::time::optional", default)]
+    pub connected: Option<SystemTime>,
 }
 
 impl SessionFile {
@@ -35,14 +40,16 @@ impl SessionFile {
         &self.0
     }
 
-    /// The filters of this session; none when the file is missing, damaged, or another session's. All that is lost
-    /// then is that an obsolete filter stays subscribed, whose messages are ignored.
-    pub fn filters(&self, broker: &str, client_id: &str) -> BTreeSet<String> {
+    /// What is known of this session; nothing when the file is missing, damaged, or another session's. All that is
+    /// lost then is that an obsolete filter stays subscribed, whose messages are ignored.
+    pub fn read(&self, broker: &str, client_id: &str) -> Session {
         let session = fs::read(&self.0).ok().and_then(|text| serde_json::from_slice::<Session>(&text).ok());
-        session
-            .filter(|session| session.broker == broker && session.client_id == client_id)
-            .map(|session| session.filters)
-            .unwrap_or_default()
+        session.filter(|it| it.broker == broker && it.client_id == client_id).unwrap_or_else(|| Session {
+            broker: broker.to_owned(),
+            client_id: client_id.to_owned(),
+            filters: BTreeSet::new(),
+            connected: None,
+        })
     }
 
     /// Replaces the file.
@@ -56,18 +63,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_those_of_the_same_session_only() {
+    fn only_the_same_session_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let file = SessionFile::new(dir.path());
-        assert!(file.filters("b:1883", "web-7").is_empty());
-        let filters = BTreeSet::from(["github/+/+".to_owned()]);
-        let session =
-            Session { broker: "b:1883".into(), client_id: "web-7".into(), filters: filters.clone() };
+        let mut session = file.read("b:1883", "web-7");
+        assert!(session.filters.is_empty() && session.connected.is_none());
+        session.filters.insert("github/+/+".to_owned());
+        session.connected = Some(SystemTime::UNIX_EPOCH);
         file.write(&session).unwrap();
-        assert_eq!(file.filters("b:1883", "web-7"), filters);
-        assert!(file.filters("b:1883", "web-8").is_empty());
-        assert!(file.filters("c:1883", "web-7").is_empty());
+        assert_eq!(file.read("b:1883", "web-7"), session);
+        assert!(file.read("b:1883", "web-8").filters.is_empty());
+        assert!(file.read("c:1883", "web-7").filters.is_empty());
         fs::write(file.path(), "{").unwrap();
-        assert!(file.filters("b:1883", "web-7").is_empty());
+        assert!(file.read("b:1883", "web-7").filters.is_empty());
     }
 }

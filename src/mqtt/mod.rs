@@ -114,11 +114,12 @@ impl Handle {
 ///
 /// `interest` may change at any time, without a new connection. `held_filters` is what
 /// [`Handle::held_filters`] said last in an earlier process: what is in there and no longer of interest is
-/// unsubscribed when the broker has kept the session.
+/// unsubscribed when the broker has kept the session. `connected`: when that process was connected last.
 pub fn start(
     settings: MqttSettings,
     interest: watch::Receiver<Arc<Interest>>,
     held_filters: BTreeSet<String>,
+    connected: Option<SystemTime>,
 ) -> (Handle, Messages) {
     let (intake, messages) = queue::queue(settings.max_packet());
     let (receipts_sender, receipts) = mpsc::unbounded_channel();
@@ -139,7 +140,7 @@ pub fn start(
         held: held_sender,
         shutdown: shutdown.clone(),
         generation: 0,
-        lost_at: None,
+        lost_at: connected,
         has_session,
         qos0_warned: false,
         oversize_warnings: Throttle::new(),

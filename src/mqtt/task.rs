@@ -44,7 +44,7 @@ pub(super) struct Core {
     pub(super) shutdown: CancellationToken,
     /// Counts connections: an acknowledgement belongs to one.
     pub(super) generation: u64,
-    /// When the last connection ended.
+    /// When there was a connection last.
     pub(super) lost_at: Option<SystemTime>,
     /// Whether the broker should know this client's session.
     pub(super) has_session: bool,
@@ -219,12 +219,13 @@ impl Retry {
         let broker = &core.broker;
         if !self.complaints.worth(reason, connected) {
             debug!(broker, reason, retry_in, "still no connection");
-        } else if connected {
-            warn!(broker, reason, retry_in, "connection lost");
-        } else if failure.lasting() {
-            error!(broker, reason, retry_in, "no connection");
-        } else {
-            warn!(broker, reason, retry_in, "no connection");
+            return;
+        }
+        match (connected, failure.lasting()) {
+            (true, true) => error!(broker, reason, retry_in, "connection lost"),
+            (true, false) => warn!(broker, reason, retry_in, "connection lost"),
+            (false, true) => error!(broker, reason, retry_in, "no connection"),
+            (false, false) => warn!(broker, reason, retry_in, "no connection"),
         }
     }
 }

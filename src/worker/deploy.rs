@@ -60,6 +60,7 @@ pub(super) async fn deploy(
         app: setup.app.name.clone(),
         verdict,
         failures,
+        reason: None,
         attempt: attempt.number,
         superseded: attempt.superseded,
         revision: attempt.revision,

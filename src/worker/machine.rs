@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::journal::{InProgress, Record};
-use crate::router::Revision;
+use crate::outcome::Outcome;
 
 /// Pause before the first retry of a failed deploy; it doubles with each further one.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
@@ -52,8 +52,8 @@ impl Machine {
         self.resumes
     }
 
-    /// Another configuration was recorded; `dropped` is what it no longer wants.
-    pub(super) fn fitted(&mut self, record: Record, dropped: Option<Revision>) -> Option<Revision> {
+    /// Another configuration was recorded; `dropped` is what became of what it no longer wants.
+    pub(super) fn fitted(&mut self, record: Record, dropped: Option<Outcome>) -> Option<Outcome> {
         self.noted(record, ());
         dropped
     }
@@ -137,6 +137,7 @@ mod tests {
 
     use crate::journal::{Admission, Entry};
     use crate::outcome::Verdict;
+    use crate::router::Revision;
 
     use super::*;
 
@@ -146,6 +147,7 @@ mod tests {
             git_ref: "refs/heads/main".parse().unwrap(),
             before: None,
             commit: digit.to_string().repeat(40).parse().unwrap(),
+            on_default_branch: false,
             pushed_at: None,
             by_hand: None,
             delivery: None,
@@ -282,7 +284,7 @@ mod tests {
         bench.begin();
         let mut record = bench.machine.record().clone();
         record.count_interruption();
-        record.interrupted(SystemTime::now());
+        record.interrupted();
         assert!(Machine::new(record, bench.now).resumes());
     }
 

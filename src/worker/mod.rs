@@ -21,7 +21,7 @@ use crate::command::{CommandSpec, Runner};
 use crate::config::{App, AppName};
 use crate::github::CommitId;
 use crate::journal::{Entry, Record, Store};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Verdict};
 use crate::router::Revision;
 use crate::service::ServiceManager;
 
@@ -224,13 +224,23 @@ async fn take_in(shared: Arc<Shared>) {
     }
 }
 
+/// Why what is pending is dropped when its app is removed.
+pub(crate) const REMOVED: &str = "the app is no longer in the configuration";
+
+/// Says that what is pending in this record will not be deployed.
+pub(crate) fn abandon(record: &Record, why: &str, context: &Arc<Context>, shutdown: &CancellationToken) {
+    if let Some(pending) = record.pending() {
+        report::dropped(pending, &record.app, why);
+        let outcome = Outcome::given_up(Verdict::Dropped, record, pending.clone(), why.to_owned());
+        tell(outcome, context.clone(), shutdown);
+    }
+}
+
 /// What a removed app leaves behind.
 async fn set_aside(shared: &Shared) {
-    let app = shared.setup().app;
-    let pending = shared.ledger.machine().record().pending().cloned();
-    if let Some(pending) = pending {
-        report::abandoned(&app.name, &pending);
-    }
+    let Setup { app, context } = shared.setup();
+    let record = shared.ledger.machine().record().clone();
+    abandon(&record, REMOVED, &context, &shared.shutdown);
     report::set_aside(&app.name, &shared.ledger.set_aside().await);
 }
 
@@ -278,11 +288,18 @@ async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
 
 /// Has the record follow the app's configuration, which may no longer want what is pending.
 async fn fit(shared: &Shared) {
-    let app = shared.setup().app;
-    let fitted = shared.ledger.change(|record| record.fit(&app, SystemTime::now()), Machine::fitted).await;
+    let Setup { app, context } = shared.setup();
+    let fitted = shared.ledger.change(|record| record.fit(&app), Machine::fitted).await;
     if let Ok(Some(dropped)) = fitted {
-        report::dropped(&app, &dropped);
+        report::dropped(&dropped.revision, &app.name, "the configuration no longer has its ref");
+        tell(dropped, context, &shared.shutdown);
     }
+}
+
+/// Has `on_outcome` told beside other work.
+pub(crate) fn tell(outcome: Outcome, context: Arc<Context>, shutdown: &CancellationToken) {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move { report::tell(&outcome, &context, &shutdown).await });
 }
 
 /// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:

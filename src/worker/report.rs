@@ -34,13 +34,9 @@ pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
     }
 }
 
-pub(super) fn dropped(app: &App, revision: &Revision) {
-    let (app, r#ref, sha) = (&app.name, &revision.git_ref, &revision.commit);
-    warn!(%app, %r#ref, %sha, "pending push dropped: the configuration no longer has its ref");
-}
-
-pub(super) fn abandoned(app: &AppName, pending: &Revision) {
-    warn!(%app, sha = %pending.commit, "pending push dropped: the app is no longer in the configuration");
+pub(super) fn dropped(revision: &Revision, app: &AppName, why: &str) {
+    let (r#ref, sha) = (&revision.git_ref, &revision.commit);
+    warn!(%app, %r#ref, %sha, why, "pending push dropped");
 }
 
 /// What became of the record of an app that is no longer here; it may never have had one.
@@ -113,6 +109,8 @@ pub(super) async fn tell(outcome: &Outcome, context: &Context, shutdown: &Cancel
     if let Some(cause) = outcome.cause() {
         add("INSTANCE_AGENT_STEP", cause.step.to_string());
         add("INSTANCE_AGENT_ERROR", cause.error.clone());
+    } else if let Some(reason) = &outcome.reason {
+        add("INSTANCE_AGENT_ERROR", reason.clone());
     }
     let json = match serde_json::to_vec(outcome) {
         Ok(json) => json,

@@ -125,6 +125,7 @@ fn revision(digit: char) -> Revision {
         git_ref: "refs/heads/main".parse().unwrap(),
         before: None,
         commit: digit.to_string().repeat(40).parse().unwrap(),
+        on_default_branch: true,
         pushed_at: None,
         by_hand: None,
         delivery: None,

@@ -2,7 +2,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agent;
+pub mod disk;
 pub mod payload;
+pub mod proxy;
 pub mod publisher;
 
 use std::fs;
