@@ -35,6 +35,7 @@ pub mod recovery;
 pub mod refs;
 pub mod router;
 pub mod service;
+pub mod signature;
 pub mod supervisor;
 mod tail;
 mod throttle;
