@@ -18,6 +18,7 @@
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
+//! | [`publish`] | the other side: a webhook's body, or a wish → the message that agents take |
 //! | [`config`] | sources → fragments → valid settings |
 //! | [`agent`], [`cli`] | wiring, reload, shutdown; the command line |
 
@@ -30,6 +31,7 @@ pub mod handover;
 pub mod journal;
 pub mod mqtt;
 pub mod outcome;
+pub mod publish;
 pub mod push;
 pub mod recovery;
 pub mod refs;

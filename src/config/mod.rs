@@ -31,6 +31,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use flags::Flags;
 pub use host::Host;
 pub use source::{DEFAULT_FILE, Place, Request, Source};
+pub(crate) use values::BrokerUrl;
 
 /// Everything that the agent was told, valid and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]

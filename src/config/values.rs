@@ -159,10 +159,10 @@ pub(super) fn is_name(text: &str) -> bool {
 
 /// `mqtt.url`, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BrokerUrl {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) tls: bool,
+pub(crate) struct BrokerUrl {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
 }
 
 impl FromStr for BrokerUrl {

@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Version,
     /// A packet of so many bytes, more than the library was told to take.
     Oversize(usize),
+    /// A packet of ours is larger than the broker takes.
+    TooLarge { size: u32, most: u32 },
     /// The broker closed the connection without a word.
     Closed,
     /// Another client with this client's id keeps taking the session over.
@@ -57,6 +59,9 @@ impl Failure {
                 "{broker} sent a packet of {size} bytes, more than the {} that are taken",
                 settings.max_packet()
             ),
+            Self::TooLarge { size, most } => {
+                format!("{broker} takes packets of at most {most} bytes, and this one has {size}")
+            }
             Self::TakenOver => format!(
                 "{broker} keeps closing the connection soon after it was made: another client with the id {} takes \
                  it over each time; give each agent a mqtt.client_id of its own",
