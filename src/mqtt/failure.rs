@@ -60,7 +60,9 @@ impl Failure {
                 settings.max_packet()
             ),
             Self::TooLarge { size, most } => {
-                format!("{broker} takes packets of at most {most} bytes, and this one has {size}")
+                format!(
+                    "{broker} takes packets of at most {most} bytes, and this one has {size}: leave out the commits, with --slim"
+                )
             }
             Self::TakenOver => format!(
                 "{broker} keeps closing the connection soon after it was made: another client with the id {} takes \

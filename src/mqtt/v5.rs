@@ -174,7 +174,7 @@ impl From<&StateError> for Failure {
             StateError::Deserialization(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => {
                 Self::Oversize(*pkt_size)
             }
-            StateError::OutgoingPacketTooLarge { pkt_size, max } => {
+            StateError::Deserialization(Error::OutgoingPacketTooLarge { pkt_size, max }) => {
                 Self::TooLarge { size: *pkt_size, most: *max }
             }
             // The answer of a broker that knows only the versions before 5.

@@ -1,6 +1,6 @@
 //! What GitHub would send: a body and headers.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +17,9 @@ use super::{ComposeError, body};
 const EVENT: &str = "X-GitHub-Event";
 const DELIVERY: &str = "X-GitHub-Delivery";
 const SIGNATURE: &str = "X-Hub-Signature-256";
+
+/// The body says whole seconds; rounded down, the push would be older than one that came in the same second.
+const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 
 /// A webhook's exact body with its headers.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,7 +56,7 @@ impl Delivery {
             deleted: false,
             default_branch: wish.default_branch,
             pushed_at: None,
-            by_hand: Some(ByHand { id: id.clone(), at: now, again: wish.again }),
+            by_hand: Some(ByHand { id: id.clone(), at: now + ALMOST_A_SECOND, again: wish.again }),
             delivery: None,
         };
         let headers = vec![(EVENT.to_owned(), "push".to_owned()), (DELIVERY.to_owned(), id)];

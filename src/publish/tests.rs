@@ -143,7 +143,7 @@ fn a_push_by_hand_says_so() {
     let composed = compose(by_hand(true), &plan()).unwrap();
     let made = ByHand {
         id: "0123456789abcdef".to_owned(),
-        at: SystemTime::UNIX_EPOCH + Duration::from_secs(1),
+        at: SystemTime::UNIX_EPOCH + Duration::from_secs(2),
         again: true,
     };
     assert_eq!(composed.push.by_hand, Some(made));
@@ -152,7 +152,7 @@ fn a_push_by_hand_says_so() {
     assert_eq!(
         text,
         format!(
-            r#"{{"ref":"refs/heads/main","after":"{B}","repository":{{"full_name":"Acme/API","default_branch":"main"}},"instance_agent":{{"id":"0123456789abcdef","time":1,"again":true}}}}"#
+            r#"{{"ref":"refs/heads/main","after":"{B}","repository":{{"full_name":"Acme/API","default_branch":"main"}},"instance_agent":{{"id":"0123456789abcdef","time":2,"again":true}}}}"#
         )
     );
 }
