@@ -39,10 +39,10 @@ pub enum PublishError {
     /// The connection could not be made, or ended.
     #[error("{0}")]
     Connection(String),
-    /// It ended without a word after the message was sent.
+    /// It ended before the broker had said anything of the message.
     #[error(
-        "{broker} closed the connection instead of confirming the message of {size} bytes on {topic}: do its access \
-         rules allow client {client_id} to publish there, and does it take messages of this size?"
+        "{broker} broke the connection off instead of confirming the message of {size} bytes on {topic} ({reason}): do \
+         its access rules allow client {client_id} to publish there, and does it take messages of this size?"
     )]
     Unconfirmed {
         /// Host and port.
@@ -51,6 +51,8 @@ pub enum PublishError {
         topic: String,
         /// The size of its payload.
         size: usize,
+        /// How it ended.
+        reason: String,
         /// Who sent it.
         client_id: String,
     },
@@ -162,16 +164,19 @@ impl Publisher<'_> {
     }
 
     fn failed(&self, failure: &Failure) -> PublishError {
-        match (self.stage, failure) {
-            (Stage::Sent, Failure::Closed) => PublishError::Unconfirmed {
-                broker: self.settings.broker(),
-                topic: self.message.topic.clone(),
-                size: self.message.payload.len(),
-                client_id: self.settings.client_id.clone(),
-            },
+        let reason = match (self.stage, failure) {
+            (Stage::Sent, Failure::Closed) => "closed".to_owned(),
+            (Stage::Sent, Failure::Network(reason)) => reason.clone(),
             (stage, failure) => {
-                PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent))
+                return PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent));
             }
+        };
+        PublishError::Unconfirmed {
+            broker: self.settings.broker(),
+            topic: self.message.topic.clone(),
+            size: self.message.payload.len(),
+            reason,
+            client_id: self.settings.client_id.clone(),
         }
     }
 
