@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`mqtt`] | keeps the connection: polls, subscribes, acknowledges, backs off |
 //! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
+//! | [`trust`], [`signature`] | which pushes count: signed, and not too old; pure |
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
 //! | [`journal`], [`recovery`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
@@ -35,6 +36,7 @@ pub mod publish;
 pub mod push;
 pub mod recovery;
 pub mod refs;
+pub mod refusals;
 pub mod router;
 pub mod service;
 pub mod signature;
@@ -42,4 +44,5 @@ pub mod supervisor;
 mod tail;
 mod throttle;
 pub mod topic;
+pub mod trust;
 pub mod worker;

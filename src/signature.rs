@@ -38,6 +38,12 @@ pub enum SecretsError {
 /// Why a body is not to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
+    /// There is none.
+    #[error(
+        "it is not signed, and webhook_secret_file is set: publish X-Hub-Signature-256 with it, as an MQTT 5 user \
+         property or in an envelope"
+    )]
+    Missing,
     /// The header is not what GitHub sends.
     #[error("X-Hub-Signature-256 is malformed: must be sha256= and 64 hexadecimal digits")]
     Malformed,

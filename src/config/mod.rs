@@ -8,6 +8,7 @@ mod flags;
 mod fragment;
 mod host;
 mod source;
+mod trust;
 mod validate;
 mod values;
 
@@ -25,6 +26,7 @@ use crate::mqtt::MqttSettings;
 use crate::refs::RefRules;
 use crate::service::{ManagerChoice, ServiceName};
 use crate::topic::TopicPattern;
+use crate::trust::Trust;
 
 pub use checker::Shown;
 pub use error::{ConfigError, ConfigErrors};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub stagger: Duration,
     /// Where the agent keeps what outlives it.
     pub state_dir: PathBuf,
+    /// What a push must prove.
+    pub trust: Trust,
     /// Runs after each outcome.
     pub on_outcome: Option<CommandSpec>,
     /// The apps of this instance. Their names are unique.

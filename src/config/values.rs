@@ -118,7 +118,7 @@ fn check_readable(path: &Path) -> Result<(), String> {
         return Err("is a directory, but must be a file".to_owned());
     }
     if !kind.is_file() {
-        return Err("is no regular file, but must be one: it is read for each connection".to_owned());
+        return Err("is no regular file, but must be one: it is read again and again".to_owned());
     }
     std::fs::File::open(path).map(drop).map_err(|error| error.to_string())
 }
