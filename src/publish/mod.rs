@@ -14,8 +14,8 @@ mod header;
 mod topic;
 
 use crate::mqtt::{Outgoing, Protocol};
-use crate::push::{DecodeError, Decoded, Headers, Other, Push};
-use crate::signature::Secret;
+use crate::push::{self, DecodeError, Decoded, Headers, Opened, Other, Push};
+use crate::signature::{Secret, SignatureError};
 
 pub use delivery::{ByHandWish, Delivery};
 pub use header::parse as parse_header;
@@ -60,6 +60,9 @@ pub enum ComposeError {
     /// Agents would reject it.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
+    /// Its signature cannot be right.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// Somebody has put it in an envelope already.
     #[error("the payload is an envelope already: give the body and the headers of the webhook themselves")]
     Envelope,
@@ -93,10 +96,15 @@ pub fn compose(delivery: Delivery, plan: &Plan<'_>) -> Result<Composed, ComposeE
     Ok(Composed { message: Outgoing { topic, payload, headers, retain: plan.retain }, push, signed })
 }
 
-/// What an agent makes of a message.
+/// What an agent makes of a message; whether it believes it depends on its secrets.
 fn understood(headers: &[(String, String)], payload: &[u8]) -> Result<Push, ComposeError> {
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    match crate::push::decode(&Headers::from_pairs(pairs)?, payload)? {
+    let opened = push::open(Headers::from_pairs(pairs)?, payload)?;
+    let decoded = match opened {
+        Opened::Delivery(delivery) => delivery.authenticate(None)?.decode()?,
+        Opened::Other(other) => Decoded::Other(other),
+    };
+    match decoded {
         Decoded::Push(push) => Ok(*push),
         Decoded::Other(Other::Event) => Err(ComposeError::OtherEvent),
         Decoded::Other(other) => Err(ComposeError::NotAPush(other)),
