@@ -3,12 +3,15 @@
 
 mod support;
 
+#[path = "publish/broker.rs"]
+mod broker;
 #[path = "publish/deploys.rs"]
 mod deploys;
 #[path = "publish/refusals.rs"]
 mod refusals;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// The program with these arguments, variables and this input.
@@ -39,4 +42,15 @@ fn refused(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn holds(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part} is missing: {text}");
+    }
+}
+
+/// The directory of an example.
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }

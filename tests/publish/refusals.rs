@@ -7,16 +7,10 @@ use std::thread;
 
 use crate::support::payload::Push;
 use crate::support::{Mosquitto, free_port};
-use crate::{publish, published, refused};
+use crate::{holds, publish, published, refused};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const BY_HAND: [&str; 6] = ["--repo", "acme/api", "--ref", "main", "--sha", A];
-
-fn assert_holds(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part} is missing: {text}");
-    }
-}
 
 fn by_hand(port: u16, more: &[&str]) -> std::process::Output {
     let url = format!("mqtt://127.0.0.1:{port}");
@@ -49,11 +43,11 @@ fn contradictions_are_wrong_usage() {
     ];
     for (arguments, parts) in cases {
         let output = publish(&[&["--broker", "mqtt://127.0.0.1:1"], arguments].concat(), &[], b"");
-        assert_holds(&refused(&output, 2), parts);
+        holds(&refused(&output, 2), parts);
     }
     let output = publish(&["--broker", "mqtt://agent:hunter2@127.0.0.1"], &[], b"");
     let complaint = refused(&output, 2);
-    assert_holds(&complaint, &["--broker", "--password-file"]);
+    holds(&complaint, &["--broker", "--password-file"]);
     assert!(!complaint.contains("hunter2"), "{complaint}");
 }
 
@@ -64,17 +58,17 @@ fn what_agents_would_not_take_never_reaches_the_broker() {
         let arguments = ["--broker", "mqtt://127.0.0.1:1", "--payload", "-"];
         publish(&[&arguments[..], more].concat(), &[], input)
     };
-    assert_holds(&refused(&given(&[], b""), 1), &["not published", "empty"]);
-    assert_holds(&refused(&given(&[], b"{\"zen\": 1}"), 1), &["not a push"]);
-    assert_holds(&refused(&given(&[], b"[1, 2"), 1), &["no object"]);
+    holds(&refused(&given(&[], b""), 1), &["not published", "empty"]);
+    holds(&refused(&given(&[], b"{\"zen\": 1}"), 1), &["not a push"]);
+    holds(&refused(&given(&[], b"[1, 2"), 1), &["no object"]);
     let signed = ["--slim", "--header", "X-Hub-Signature-256: sha256=00"];
-    assert_holds(&refused(&given(&signed, &push.bytes()), 2), &["--slim needs --sign-with"]);
+    holds(&refused(&given(&signed, &push.bytes()), 2), &["--slim needs --sign-with"]);
     let elsewhere = given(&["--topic", "github/acme/web"], &push.bytes());
-    assert_holds(&refused(&elsewhere, 2), &["the push is for acme/api", "github/acme/web", "PREFIX/+/+"]);
+    holds(&refused(&elsewhere, 2), &["the push is for acme/api", "github/acme/web", "PREFIX/+/+"]);
     let unsigned = given(&["--sign-with", "/nowhere"], &push.bytes());
-    assert_holds(&refused(&unsigned, 1), &["--sign-with /nowhere", "No such file"]);
+    holds(&refused(&unsigned, 1), &["--sign-with /nowhere", "No such file"]);
     let missing = publish(&["--broker", "mqtt://127.0.0.1:1", "--payload", "/nowhere"], &[], b"");
-    assert_holds(&refused(&missing, 1), &["/nowhere: No such file"]);
+    holds(&refused(&missing, 1), &["/nowhere: No such file"]);
     let ping = given(&["--header", "X-GitHub-Event: ping"], b"{\"zen\": 1}");
     assert_eq!(published(&ping), "Nothing published: the event is not push.\n");
 }
@@ -96,13 +90,13 @@ fn a_broker_that_lets_nobody_in_or_publish_is_quoted() {
     let login = |file: &str| broker.directory().join(file).display().to_string();
     let (right, wrong) = (login("right"), login("wrong"));
     let as_ci = |password| by_hand(broker.port(), &["--username", "ci", "--password-file", password]);
-    assert_holds(
+    holds(
         &refused(&as_ci(&right), 1),
         &["refused the message on github/acme/api", "NotAuthorized", "user ci", "access rules"],
     );
-    assert_holds(&refused(&as_ci(&wrong), 1), &["refused client publish-", "--username, --password-file"]);
+    holds(&refused(&as_ci(&wrong), 1), &["refused client publish-", "--username, --password-file"]);
     let nobody = login("nobody");
-    assert_holds(&refused(&as_ci(&nobody), 1), &["cannot read --password-file", "nobody: No such file"]);
+    holds(&refused(&as_ci(&nobody), 1), &["cannot read --password-file", "nobody: No such file"]);
 }
 
 #[test]
@@ -111,16 +105,16 @@ fn a_message_too_large_for_the_broker_says_so() {
     let url = format!("mqtt://127.0.0.1:{}", broker.port());
     let push = Push::new("acme/api", 'a').bytes();
     let given = |more: &[&str]| publish(&[&["--broker", &*url, "--payload", "-"], more].concat(), &[], &push);
-    assert_holds(&refused(&given(&[]), 1), &["takes packets of at most 1000 bytes", "--slim"]);
+    holds(&refused(&given(&[]), 1), &["takes packets of at most 1000 bytes", "--slim"]);
     let silent = refused(&given(&["--protocol", "3.1.1"]), 1);
-    assert_holds(&silent, &["instead of confirming", "github/acme/api", "this size"]);
+    holds(&silent, &["instead of confirming", "github/acme/api", "this size"]);
     published(&given(&["--slim"]));
 }
 
 #[test]
 fn nothing_waits_for_ever() {
     let closed = refused(&by_hand(free_port(), &[]), 1);
-    assert_holds(&closed, &["127.0.0.1:", "refused"]);
+    holds(&closed, &["127.0.0.1:", "refused"]);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let listener = thread::spawn(move || {
@@ -130,6 +124,6 @@ fn nothing_waits_for_ever() {
         heard.len()
     });
     let late = refused(&by_hand(port, &["--timeout", "200ms"]), 1);
-    assert_holds(&late, &["did not accept the connection within 200ms"]);
+    holds(&late, &["did not accept the connection within 200ms"]);
     assert!(listener.join().unwrap() > 0, "it has been spoken to");
 }
