@@ -7,8 +7,12 @@ mod support;
 mod broker;
 #[path = "publish/deploys.rs"]
 mod deploys;
+#[path = "publish/github_actions.rs"]
+mod github_actions;
 #[path = "publish/refusals.rs"]
 mod refusals;
+#[path = "publish/webhook_relay.rs"]
+mod webhook_relay;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -65,9 +65,19 @@ impl Delivery {
 
     /// Says which event this is, unless a header does so already.
     #[must_use]
-    pub fn of_event(mut self, event: &str) -> Self {
-        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(EVENT)) {
-            self.headers.push((EVENT.to_owned(), event.to_owned()));
+    pub fn of_event(self, event: Option<&str>) -> Self {
+        self.with_default(EVENT, event)
+    }
+
+    /// Says by which id agents shall log it, unless a header does so already.
+    #[must_use]
+    pub fn with_id(self, id: Option<&str>) -> Self {
+        self.with_default(DELIVERY, id)
+    }
+
+    fn with_default(mut self, header: &str, value: Option<&str>) -> Self {
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)) {
+            self.headers.extend(value.map(|value| (header.to_owned(), value.to_owned())));
         }
         self
     }

@@ -63,6 +63,8 @@ fn commit(text: &str) -> Result<CommitId, String> {
 pub(super) struct GitHub {
     event_path: Option<OsString>,
     event_name: Option<String>,
+    /// This run, as an id of the delivery.
+    run: Option<String>,
     repository: Option<String>,
     git_ref: Option<String>,
     sha: Option<String>,
@@ -74,6 +76,8 @@ impl GitHub {
         Self {
             event_path: std::env::var_os("GITHUB_EVENT_PATH").filter(|path| !path.is_empty()),
             event_name: text("GITHUB_EVENT_NAME"),
+            run: text("GITHUB_RUN_ID")
+                .map(|id| text("GITHUB_RUN_ATTEMPT").map_or(id.clone(), |attempt| format!("{id}-{attempt}"))),
             repository: text("GITHUB_REPOSITORY"),
             git_ref: text("GITHUB_REF"),
             sha: text("GITHUB_SHA"),
@@ -151,10 +155,10 @@ fn given_or<T>(
 fn payload(path: &Path, headers: Vec<(String, String)>, github: &GitHub) -> Result<Delivery, Problem> {
     let body = read(path).map_err(|problem| Problem::Failed(format!("{}: {problem}", path.display())))?;
     let delivery = Delivery { body, headers };
-    Ok(match &github.event_name {
-        Some(event) if github.event_is(path) => delivery.of_event(event),
-        _ => delivery,
-    })
+    if !github.event_is(path) {
+        return Ok(delivery);
+    }
+    Ok(delivery.of_event(github.event_name.as_deref()).with_id(github.run.as_deref()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
