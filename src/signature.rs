@@ -65,7 +65,8 @@ impl Secrets {
         Self::parse(&bytes)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, SecretsError> {
+    /// The secrets of such a file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SecretsError> {
         let lines = bytes.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let secrets: Vec<_> =
             lines.filter(|line| !line.trim_ascii().is_empty()).map(|line| Secret(line.into())).collect();

@@ -75,7 +75,7 @@ impl Instance {
         Self { directory: Arc::new(Directory(directory)), url: url.to_owned(), mqtt: String::new() }
     }
 
-    /// Adds a line to the `mqtt` section of all configurations from now on.
+    /// Adds a line to the `mqtt` section of all configurations from now on; `{dir}` is the directory.
     #[must_use]
     pub fn mqtt(mut self, line: &str) -> Self {
         writeln!(self.mqtt, "  {line}").unwrap();
@@ -92,7 +92,7 @@ impl Instance {
              service_manager:\n  name: files\n  stop: [{dir}/do, stop, \"{{service}}\"]\n  \
              start: [{dir}/do, start, \"{{service}}\"]\n  status: [{dir}/do, status, \"{{service}}\"]\n"
         );
-        self.write("config.yaml", format!("{head}{}\n", rest.replace("{dir}", &dir.to_string())));
+        self.write("config.yaml", format!("{head}{rest}\n").replace("{dir}", &dir.to_string()));
     }
 
     pub fn client_id(&self) -> String {
