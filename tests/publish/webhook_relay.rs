@@ -158,11 +158,11 @@ fn a_signed_delivery_is_deployed_and_a_forged_one_goes_nowhere() {
     let (agent, relay) = (subscribed(&broker), Relay::start(&broker));
     let unsigned = [("X-GitHub-Event", "push"), ("X-GitHub-Delivery", "1")];
     let forged = signature("another", &body('f'));
-    let cases = [&unsigned[..], &[unsigned[0], unsigned[1], ("X-Hub-Signature-256", &forged)]];
-    for headers in cases {
-        let (status, answer) = relay.post(JSON, headers, &body('f'));
-        assert_eq!((status, &*answer), (403, "Hook rules were not satisfied."));
-    }
+    let (status, answer) = relay.post(JSON, &unsigned, &body('f'));
+    assert_eq!((status, &*answer), (403, "Hook rules were not satisfied."));
+    let headers = [unsigned[0], unsigned[1], ("X-Hub-Signature-256", &*forged)];
+    let (status, answer) = relay.post(JSON, &headers, &body('f'));
+    assert_eq!((status, &*answer), (500, "Error occurred while evaluating hook rules."));
     let (status, answer) = relay.deliver(JSON, "push", &body('a'));
     assert_eq!(status, 200, "{answer}");
     holds(&answer, &["Published on github/Acme/api", "signed", "confirmed by localhost"]);
