@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "publish/aws_iot.rs"]
+mod aws_iot;
 #[path = "publish/broker.rs"]
 mod broker;
 #[path = "publish/deploys.rs"]
