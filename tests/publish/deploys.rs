@@ -103,7 +103,7 @@ fn a_retained_push_waits_for_whoever_subscribes_later() {
     let url = url(&broker);
     let push = Push::new("Acme/web", 'a');
     let said = published(&publish(&["--broker", &url, "--payload", "-", "--retain"], &[], &push.bytes()));
-    assert!(said.contains("Nobody is subscribed"), "{said}");
+    assert!(said.contains("nobody is subscribed"), "{said}");
     let agent = subscribed(&broker);
     agent.logged("deployed", &[("app", "web"), ("sha", &commit('a'))]);
 }

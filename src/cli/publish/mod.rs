@@ -4,7 +4,7 @@ mod connection;
 mod content;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -74,8 +74,8 @@ impl Problem {
         Self::Usage(text.into())
     }
 
-    fn failed(text: impl ToString) -> Self {
-        Self::Failed(text.to_string())
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 
@@ -116,8 +116,8 @@ fn run(args: PublishArgs) -> Result<Done, Problem> {
     }
 }
 
-fn secrets(path: &std::path::Path) -> Result<Secrets, Problem> {
-    Secrets::read(path).map_err(|error| Problem::failed(format!("--sign-with {}: {error}", path.display())))
+fn secrets(path: &Path) -> Result<Secrets, Problem> {
+    Secrets::read(path).map_err(|error| Problem::Failed(format!("--sign-with {}: {error}", path.display())))
 }
 
 /// The message, or nothing when the event is another.
@@ -128,16 +128,19 @@ fn composed(delivery: Delivery, plan: &Plan<'_>) -> Result<Option<Composed>, Pro
         Err(error @ (ComposeError::StaleSignature | ComposeError::Destination(_))) => {
             Err(Problem::usage(error.to_string()))
         }
-        Err(error) => Err(Problem::failed(format!("not published, as agents would not take it: {error}"))),
+        Err(error) => Err(Problem::Failed(format!("not published, as agents would not take it: {error}"))),
     }
 }
 
 fn send(settings: &MqttSettings, composed: Composed, limit: Duration) -> Result<Done, Problem> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::failed)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(&error))?;
     let sent = runtime.block_on(mqtt::publish(settings, &composed.message, limit));
     // Not dropped: that would wait for a name server that does not answer.
     runtime.shutdown_background();
-    let reception = sent.map_err(Problem::failed)?;
+    let reception = sent.map_err(|error| Problem::failed(&error))?;
     Ok(Done::Published { broker: settings.broker(), composed: Box::new(composed), reception })
 }
 
@@ -166,7 +169,7 @@ impl Done {
                     push.git_ref, push.repo, push.after,
                 )?;
                 if *reception == Reception::NoSubscribers {
-                    writeln!(out, "Nobody is subscribed to this topic, the broker says.")?;
+                    writeln!(out, "The broker says that nobody is subscribed to this topic.")?;
                 }
             }
         }
