@@ -318,3 +318,24 @@ fn the_application_protocol_is_asked_for() {
     server.wait().unwrap();
     assert_eq!(selected.as_deref(), Some("ALPN protocols selected: x-amzn-mqtt-ca"));
 }
+
+#[test]
+fn without_a_ca_file_the_systems_roots_are_trusted() {
+    let broker = Mosquitto::configured(|directory| {
+        certificates(directory);
+        let path = directory.display();
+        format!("allow_anonymous true\ncertfile {path}/cert.pem\nkeyfile {path}/key.pem")
+    });
+    let instance = Instance::new(&broker);
+    instance.configure("apps: [{repo: acme/api, service: api}]");
+    let url = format!("mqtts://localhost:{}", broker.port());
+    let with_roots = |roots: &str| {
+        instance.start_with(|command| {
+            command.args(["--broker", &url]).env("SSL_CERT_FILE", broker.directory().join(roots));
+        })
+    };
+    with_roots("ca.pem").subscribed(1);
+    // Any certificate will do that did not sign the broker's.
+    let reason = with_roots("cert.pem").logged("no connection", &[("reason", "no TLS with localhost")]);
+    assert!(reason["reason"].as_str().unwrap().contains("the system's root certificates"), "{reason}");
+}
