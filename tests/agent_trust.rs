@@ -5,15 +5,17 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use support::agent::{Agent, Instance};
 use support::forger::Forger;
 use support::payload::Push;
 use support::publisher::{Outgoing, publish_all};
-use support::{Mosquitto, free_port};
+use support::{Mosquitto, certificates, free_port};
 
 const FORGED: usize = 10_000;
 const SECRET: &str = "It's a Secret to Everybody";
@@ -207,7 +209,7 @@ fn what_others_can_read_on_the_wire_or_on_disk_is_warned_about_at_each_start() {
     mode("password", 0o640);
     mode("secrets", 0o644);
     instance.configure(TRUST);
-    let remote = |command: &mut std::process::Command| {
+    let remote = |command: &mut Command| {
         command.args(["--broker", "mqtt://192.0.2.1"]);
     };
     let mut agent = instance.start_with(remote);
@@ -229,4 +231,111 @@ fn what_others_can_read_on_the_wire_or_on_disk_is_warned_about_at_each_start() {
     assert_eq!(text.matches("Warning: ").count(), 3, "{text}");
     let text = said(&instance.ask(&["check", "--broker", "mqtt://localhost"]));
     assert_eq!(text.matches("Warning: ").count(), 1, "{text}");
+}
+
+/// The broker's accounts: one, with this password.
+fn accounts(directory: &Path, password: &str) {
+    let mut command = Command::new("mosquitto_passwd");
+    command.args(["-b", "-c"]).arg(directory.join("accounts")).args(["agent", password]);
+    assert!(command.status().unwrap().success());
+}
+
+/// Hands the agent what it needs to be let in.
+fn credentials(instance: &Instance, broker: &Mosquitto, password: &str) {
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        fs::copy(broker.directory().join(name), instance.file(name)).unwrap();
+    }
+    instance.write("password", password);
+}
+
+#[test]
+fn renewed_certificates_and_passwords_need_no_restart() {
+    let mut broker = Mosquitto::configured(|directory| {
+        certificates(directory);
+        accounts(directory, "one");
+        let path = directory.display();
+        format!(
+            "allow_anonymous false\npassword_file {path}/accounts\ncafile {path}/ca.pem\ncertfile {path}/cert.pem\n\
+             keyfile {path}/key.pem\nrequire_certificate true"
+        )
+    });
+    let instance = Instance::new(&broker)
+        .mqtt("username: agent")
+        .mqtt("password_file: {dir}/password")
+        .mqtt("ca_file: {dir}/ca.pem")
+        .mqtt("cert_file: {dir}/cert.pem")
+        .mqtt("key_file: {dir}/key.pem");
+    instance.configure("apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]");
+    credentials(&instance, &broker, "one\n");
+    let url = format!("mqtts://localhost:{}", broker.port());
+    let agent = instance.start_with(|command| {
+        command.args(["--broker", &url]);
+    });
+    agent.subscribed(1);
+
+    // Another authority, so nothing of the old is of any use with the new.
+    certificates(broker.directory());
+    accounts(broker.directory(), "two");
+    credentials(&instance, &broker, "two\n");
+    broker.start_again();
+    agent.subscribed(2);
+    for complaint in agent.complaints() {
+        let reason = complaint["reason"].to_string();
+        assert!(!reason.contains("TLS") && !reason.contains("refused client"), "{complaint}");
+    }
+}
+
+#[test]
+fn the_application_protocol_is_asked_for() {
+    let instance = Instance::at(free_port()).mqtt("ca_file: {dir}/ca.pem").mqtt("alpn: x-amzn-mqtt-ca");
+    certificates(instance.path());
+    instance.configure("apps: [{repo: acme/api, service: api}]");
+    let port = free_port().to_string();
+    let mut server = Command::new("openssl")
+        .args([
+            "s_server",
+            "-accept",
+            &port,
+            "-cert",
+            "cert.pem",
+            "-key",
+            "key.pem",
+            "-alpn",
+            "x-amzn-mqtt-ca",
+        ])
+        .current_dir(instance.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("ACCEPT")));
+    let _agent = instance.start_with(|command| {
+        command.args(["--broker", &format!("mqtts://localhost:{port}")]);
+    });
+    let selected = lines.find(|line| line.contains("ALPN protocols selected"));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(selected.as_deref(), Some("ALPN protocols selected: x-amzn-mqtt-ca"));
+}
+
+#[test]
+fn without_a_ca_file_the_systems_roots_are_trusted() {
+    let broker = Mosquitto::configured(|directory| {
+        certificates(directory);
+        let path = directory.display();
+        format!("allow_anonymous true\ncertfile {path}/cert.pem\nkeyfile {path}/key.pem")
+    });
+    let instance = Instance::new(&broker);
+    instance.configure("apps: [{repo: acme/api, service: api}]");
+    let url = format!("mqtts://localhost:{}", broker.port());
+    let with_roots = |roots: &str| {
+        instance.start_with(|command| {
+            command.args(["--broker", &url]).env("SSL_CERT_FILE", broker.directory().join(roots));
+        })
+    };
+    with_roots("ca.pem").subscribed(1);
+    // Any certificate will do that did not sign the broker's.
+    let reason = with_roots("cert.pem").logged("no connection", &[("reason", "no TLS with localhost")]);
+    assert!(reason["reason"].as_str().unwrap().contains("the system's root certificates"), "{reason}");
 }

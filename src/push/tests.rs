@@ -382,3 +382,22 @@ fn check_validated(payload: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+/// What fuzzing starts from, and what it ever found.
+#[test]
+fn the_corpus_of_the_fuzz_targets_is_decoded_without_a_panic() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let mut files = 0;
+    for target in std::fs::read_dir(corpus).unwrap() {
+        for file in std::fs::read_dir(target.unwrap().path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            check_validated(&bytes).unwrap();
+            check_validated(&[b"payload=", &*bytes].concat()).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            let headers = Headers::from_pairs(text.lines().filter_map(|line| line.split_once(": ")));
+            let _ = headers.map(|headers| decode(&headers, b"{}"));
+            files += 1;
+        }
+    }
+    assert!(files >= 13, "{files}");
+}

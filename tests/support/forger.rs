@@ -69,21 +69,20 @@ impl Forger {
     pub fn good(&self, push: &Push) -> Outgoing {
         let body = push.bytes();
         let signature = self.right.sign(&body);
-        self.to(push, body).header(EVENT, "push").header(SIGNATURE, &signature)
+        Outgoing::new(push.topic(), body).header(EVENT, "push").header(SIGNATURE, &signature)
     }
 
     /// The same in an envelope.
     pub fn good_in_envelope(&self, push: &Push) -> Outgoing {
         let body = push.bytes();
-        self.to(push, envelope(&json!({EVENT: "push", SIGNATURE: self.right.sign(&body)}), &body))
-    }
-
-    fn to(&self, push: &Push, payload: impl Into<Vec<u8>>) -> Outgoing {
-        Outgoing::new(push.topic(), payload)
+        Outgoing::new(
+            push.topic(),
+            envelope(&json!({EVENT: "push", SIGNATURE: self.right.sign(&body)}), &body),
+        )
     }
 
     fn send(&self, payload: impl Into<Vec<u8>>) -> Outgoing {
-        self.to(&self.deployed, payload)
+        Outgoing::new(self.deployed.topic(), payload)
     }
 
     fn sent(&self, body: impl Into<Vec<u8>>, signature: &str) -> Outgoing {
