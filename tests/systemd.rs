@@ -6,6 +6,8 @@
 mod agent;
 #[path = "support/container.rs"]
 mod container;
+#[path = "systemd/relay.rs"]
+mod relay;
 #[path = "systemd/transient.rs"]
 mod transient;
 
@@ -26,7 +28,7 @@ const INSIDE: &str = "/run/instance-agent-test";
 #[test]
 fn cases_in_a_container() {
     let program = std::env::current_exe().unwrap();
-    let container = Container::boot(&[&program, Path::new(transient::HELPER)]);
+    let container = Container::boot(&[&program, Path::new(transient::HELPER), Path::new(relay::EXAMPLE)]);
     fs::write(container.path(INSIDE), "").unwrap();
     let path = program.to_str().unwrap();
     let output = container.command(path).args(["--ignored", "--test-threads=8"]).output().unwrap();

@@ -43,7 +43,7 @@ pub(super) struct PublishArgs {
     /// Carry the headers inside the payload; implied by --protocol 3.1.1 when there are any
     #[arg(long)]
     envelope: bool,
-    /// How long everything may take, such as 30s or 2m
+    /// How long the broker may take, from the first attempt to its confirmation, such as 30s or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time_limit)]
     timeout: Duration,
 }
