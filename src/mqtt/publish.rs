@@ -88,7 +88,7 @@ pub enum PublishError {
     Topic(String),
 }
 
-/// Publishes one message and waits for the broker's confirmation, `limit` in all. Reads files, so it may block.
+/// Publishes one message and waits for the broker's confirmation, so long at most. Reads files, so it may block.
 pub async fn publish(
     settings: &MqttSettings,
     message: &Outgoing,

@@ -1,9 +1,9 @@
 //! What is not published, and what is said of it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::support::payload::Push;
 use crate::support::{Mosquitto, free_port};
@@ -111,19 +111,31 @@ fn a_message_too_large_for_the_broker_says_so() {
     published(&given(&["--slim"]));
 }
 
+/// A broker that says this to whoever connects, and nothing else. Gives what it has heard in the end.
+fn says_only(words: &'static [u8]) -> (u16, JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let broker = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.write_all(words).unwrap();
+        let mut heard = Vec::new();
+        connection.read_to_end(&mut heard).unwrap();
+        heard
+    });
+    (port, broker)
+}
+
 #[test]
 fn nothing_waits_for_ever() {
     let closed = refused(&by_hand(free_port(), &[]), 1);
     holds(&closed, &["127.0.0.1:", "refused"]);
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
-    let listener = thread::spawn(move || {
-        let (mut connection, _) = silent.accept().unwrap();
-        let mut heard = Vec::new();
-        connection.read_to_end(&mut heard).unwrap();
-        heard.len()
-    });
+    let (port, silent) = says_only(b"");
     let late = refused(&by_hand(port, &["--timeout", "200ms"]), 1);
     holds(&late, &["did not accept the connection within 200ms"]);
-    assert!(listener.join().unwrap() > 0, "it has been spoken to");
+    assert!(!silent.join().unwrap().is_empty(), "it has been spoken to");
+    // A CONNACK, and no PUBACK.
+    let (port, aloof) = says_only(&[0x20, 3, 0, 0, 0]);
+    let late = refused(&by_hand(port, &["--timeout", "200ms"]), 1);
+    holds(&late, &["did not confirm the message, though it may have it, within 200ms"]);
+    assert!(String::from_utf8_lossy(&aloof.join().unwrap()).contains("acme/api"), "it has been sent");
 }
