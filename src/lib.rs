@@ -15,7 +15,7 @@
 //! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
 //! | [`trust`], [`signature`] | which pushes count: signed, and not too old; pure |
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
-//! | [`journal`], [`recovery`] | what outlives the agent, and what it mends first at a start |
+//! | [`journal`], [`recovery`], [`state_dir`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
@@ -40,6 +40,7 @@ pub mod refusals;
 pub mod router;
 pub mod service;
 pub mod signature;
+pub mod state_dir;
 pub mod supervisor;
 mod tail;
 mod throttle;

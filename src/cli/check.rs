@@ -248,6 +248,8 @@ fn read(path: &Path, max_payload: usize) -> Result<Vec<u8>, String> {
 mod tests {
     use crate::service::{Answer, Limits};
 
+    use crate::command::Mark;
+
     use super::*;
 
     /// Never answers.
@@ -258,11 +260,11 @@ mod tests {
             "silent"
         }
 
-        fn stop<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, ()> {
+        fn stop<'a>(&'a self, _: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 
-        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)]) -> Answer<'a, ()> {
+        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)], _: &'a Mark) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 

@@ -135,10 +135,17 @@ pub struct Request {
     pub flags: Flags,
 }
 
+impl Request {
+    /// The configuration file, which may be missing.
+    pub(super) fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+}
+
 /// Reads every source. `Ok(None)`: none of them says anything.
 pub(super) fn read(request: &Request) -> Result<Option<Sources>, ConfigErrors> {
     let mut sources = request.flags.fragments()?;
-    let path = request.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+    let path = request.path();
     match file::read(path)? {
         Some(file) => sources.push(file),
         None if request.file.is_some() => return Err(nothing_in(path)),
