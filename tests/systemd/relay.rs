@@ -12,7 +12,7 @@ use ring::hmac;
 
 use super::agent::{Broker, until};
 use super::transient::HELPER;
-use super::{must_be_inside, reload, systemctl};
+use super::{must_be_inside, systemctl};
 
 pub(super) const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/webhook-relay");
 const PORT: &str = "18832";
@@ -83,7 +83,7 @@ fn case_the_relay_publishes_without_roots_rights() {
     install();
     let _broker = broker();
     until("mosquitto listens", || TcpStream::connect(format!("127.0.0.1:{PORT}")).is_ok());
-    reload(&["daemon-reload"]);
+    systemctl(&["daemon-reload"]);
     systemctl(&["restart", "webhook"]);
     until("webhook listens", || TcpStream::connect("127.0.0.1:9000").is_ok());
     let answer = delivered();
