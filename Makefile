@@ -38,6 +38,7 @@ check-root: # fails at once rather than after the tests that need no root
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: build
 build: ## build the release binary, target/release/instance-agent
@@ -46,6 +47,18 @@ build: ## build the release binary, target/release/instance-agent
 .PHONY: advisories
 advisories: check-tools ## look the dependencies up in the RustSec database (needs the internet)
 	$(DENY) check advisories
+
+# Without a sanitizer the stable toolchain will do, and there is no unsafe code here for one to find fault with.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := headers envelope form payload
+.PHONY: fuzz
+fuzz: ## fuzz what decodes messages, FUZZ_SECONDS=60 for each target; a crash is kept in fuzz/artifacts
+	scripts/install-fuzz-tools $(TOOLS)
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/$$target && \
+		PATH="$(abspath $(TOOLS))/bin:$$PATH" cargo fuzz run --sanitizer none $$target \
+			fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## remove everything that was built, the check tools too
@@ -64,6 +77,7 @@ check-lock: # Cargo.lock says what Cargo.toml asks for
 .PHONY: check-format
 check-format:
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: check-scripts
 check-scripts:

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -21,11 +21,11 @@ use crate::mqtt::{Ack, ConnectionState, Message};
 use crate::push::Headers;
 use crate::recovery::{self, Recovered};
 use crate::refs::RefMismatch;
+use crate::refusals::{Noted, Refusals};
 use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
-use crate::throttle::Throttle;
 use crate::worker::{self, Context, Gate, Offer, REMOVED, Receipt, Turns, Worker, Workers};
 
 use connection::{Connection, Heard, interest_of};
@@ -90,7 +90,7 @@ pub async fn run(
             biased;
             () = shutdown.cancelled() => break Ok(()),
             Some(reload) = reloads.recv() => agent.reload(reload).await,
-            () = heartbeat.beat() => agent.supervisor.alive(),
+            () = heartbeat.beat() => agent.alive(),
             heard = agent.connection.next() => match heard {
                 Heard::End => break Err(AgentError::Connection),
                 Heard::State => agent.connection_changed(),
@@ -161,7 +161,8 @@ struct Agent {
     workers: Workers,
     /// Workers of apps that were removed, which may still end a deploy.
     retired: Vec<Worker>,
-    rejections: Throttle<(String, &'static str)>,
+    /// How many refusals the status told of last.
+    refusals_told: u64,
     shutdown: CancellationToken,
 }
 
@@ -173,7 +174,7 @@ impl Agent {
         shutdown: CancellationToken,
     ) -> Self {
         let Dependencies { manager, runner, supervisor } = dependencies;
-        let router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
+        let router = Arc::new(router_for(&settings));
         info!(
             version = env!("CARGO_PKG_VERSION"),
             apps = settings.apps.len(),
@@ -184,13 +185,14 @@ impl Agent {
             "instance-agent starts"
         );
         let turns = Arc::new(Turns::new(settings.max_parallel));
-        let context = Arc::new(context(&settings, manager, runner, turns, Gate::new()));
+        let shared = Shared { runner, turns, gate: Gate::new(), refusals: Arc::default() };
+        let context = Arc::new(context(&settings, manager, shared));
         let mut agent = Self {
             connection: Connection::open(&settings, &router),
             supervisor: Arc::new(supervisor),
             workers: Workers::new(),
             retired: Vec::new(),
-            rejections: Throttle::new(),
+            refusals_told: 0,
             settings,
             context,
             router,
@@ -281,11 +283,12 @@ impl Agent {
         } else {
             Arc::new(self.context.turns.resized(settings.max_parallel))
         };
-        let (runner, gate) = (self.context.runner.clone(), self.context.gate.clone());
-        self.context = Arc::new(context(&settings, manager, runner, turns, gate));
-        self.router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
+        let Context { runner, gate, refusals, .. } = &*self.context;
+        let (runner, gate, refusals) = (runner.clone(), gate.clone(), refusals.clone());
+        self.context = Arc::new(context(&settings, manager, Shared { runner, turns, gate, refusals }));
+        self.router = Arc::new(router_for(&settings));
         self.settings = settings;
-        self.rejections = Throttle::new();
+        self.context.refusals.say_again();
         self.remember_rescue();
         self.staff(Vec::new());
         if reconnect {
@@ -315,7 +318,15 @@ impl Agent {
         self.tell_status();
     }
 
-    fn tell_status(&self) {
+    /// The main loop is; and who looks at the status sees what was refused meanwhile.
+    fn alive(&mut self) {
+        self.supervisor.alive();
+        if self.context.refusals.total() != self.refusals_told {
+            self.tell_status();
+        }
+    }
+
+    fn tell_status(&mut self) {
         let broker = self.settings.mqtt.broker();
         let connection = match &*self.connection.state.borrow() {
             ConnectionState::Connecting => format!("Connecting to {broker}"),
@@ -326,13 +337,17 @@ impl Agent {
             }
             ConnectionState::Down { reason, .. } => format!("Not connected to {broker}: {reason}"),
         };
-        self.supervisor.status(&format!("{connection}; apps: {}", self.settings.apps.len()));
+        let apps = self.settings.apps.len();
+        let refusals = &self.context.refusals;
+        self.refusals_told = refusals.total();
+        let refused = if self.refusals_told > 0 { format!("; refused: {refusals}") } else { String::new() };
+        self.supervisor.status(&format!("{connection}; apps: {apps}{refused}"));
     }
 
     fn handle(&mut self, message: Message) {
         let pairs = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let routed = match Headers::from_pairs(pairs) {
-            Ok(headers) => self.router.route(&message.topic, &headers, &message.payload),
+            Ok(headers) => self.router.route(&message.topic, headers, &message.payload, SystemTime::now()),
             Err(error) => error.into(),
         };
         match routed {
@@ -351,10 +366,10 @@ impl Agent {
     }
 
     /// The topic is one of a managed repository, or the message would not be here.
-    fn reject(&mut self, topic: &str, why: &Rejected) {
-        let Some(repository) = self.router.repository(topic) else { return };
-        if let Some(unsaid) = self.rejections.pass((repository.key(), why.kind()), Instant::now()) {
-            warn!(%repository, %why, unsaid, "message rejected");
+    fn reject(&self, topic: &str, why: &Rejected) {
+        let (reason, repository) = (why.kind(), self.router.repository(topic).map(RepoName::as_str));
+        if let Some(Noted { unsaid, total }) = self.context.refusals.note(reason) {
+            warn!(repository, reason, %why, unsaid, total, "message rejected");
         }
     }
 
@@ -365,9 +380,8 @@ impl Agent {
             match verdict {
                 Ok(()) => takers.extend(self.workers.get(&app)),
                 Err(why @ RefMismatch::NoDefaultBranch) => {
-                    let key = (revision.repo.key(), "no default branch");
-                    if let Some(unsaid) = self.rejections.pass(key, Instant::now()) {
-                        warn!(%app, %why, unsaid, "push ignored");
+                    if let Some(Noted { unsaid, total }) = self.context.refusals.note("no default branch") {
+                        warn!(%app, %why, unsaid, total, "push ignored");
                     }
                 }
                 Err(why) => debug!(%app, r#ref = %revision.git_ref, %why, "push ignored"),
@@ -396,18 +410,26 @@ impl Agent {
     }
 }
 
-fn context(
-    settings: &Settings,
-    manager: Arc<dyn ServiceManager>,
+fn router_for(settings: &Settings) -> Router {
+    Router::new(settings.topic.clone(), settings.trust.clone(), &settings.apps)
+}
+
+/// What all contexts of one agent have in common.
+struct Shared {
     runner: Runner,
     turns: Arc<Turns>,
     gate: Gate,
-) -> Context {
+    refusals: Arc<Refusals>,
+}
+
+fn context(settings: &Settings, manager: Arc<dyn ServiceManager>, shared: Shared) -> Context {
+    let Shared { runner, turns, gate, refusals } = shared;
     Context {
         manager,
         runner,
         turns,
         gate,
+        refusals,
         environment: settings.environment.clone(),
         stagger: worker::share_of(settings.stagger, &settings.mqtt.client_id),
         state_dir: settings.state_dir.clone(),

@@ -193,7 +193,7 @@ impl FromStr for GitRef {
 }
 
 /// Git allows these, we do not: in a log they would end its line or show what follows back to front.
-fn turns_text(c: char) -> bool {
+pub(crate) fn turns_text(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -13,11 +13,13 @@
 //! |---|---|
 //! | [`mqtt`] | keeps the connection: polls, subscribes, acknowledges, backs off |
 //! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
+//! | [`trust`], [`signature`] | which pushes count: signed, and not too old; pure |
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
 //! | [`journal`], [`recovery`], [`state_dir`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
+//! | [`publish`] | the other side: a webhook's body, or a wish → the message that agents take |
 //! | [`config`] | sources → fragments → valid settings |
 //! | [`agent`], [`cli`] | wiring, reload, shutdown; the command line |
 
@@ -30,14 +32,18 @@ pub mod handover;
 pub mod journal;
 pub mod mqtt;
 pub mod outcome;
+pub mod publish;
 pub mod push;
 pub mod recovery;
 pub mod refs;
+pub mod refusals;
 pub mod router;
 pub mod service;
+pub mod signature;
 pub mod state_dir;
 pub mod supervisor;
 mod tail;
 mod throttle;
 pub mod topic;
+pub mod trust;
 pub mod worker;

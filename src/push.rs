@@ -1,19 +1,23 @@
 //! Topic, headers and payload of a message → a [`Push`] made of validated values only.
 //!
 //! The payload is the body of GitHub's `push` webhook: today's shape, the 2012 GitHub Services shape, either one
-//! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5.
+//! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5. It is read in
+//! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. No body is parsed before
+//! its signature was verified.
 
 mod body;
 mod headers;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::github::{CommitId, GitRef, NameError, RepoName};
+use crate::signature::{Secrets, SignatureError};
 
 use serde::{Deserialize, Serialize};
 
-use body::Document;
+use body::{Document, Envelope};
 pub use headers::Headers;
 
 /// One GitHub push event.
@@ -99,7 +103,8 @@ pub enum DecodeError {
     Form,
     /// The envelope is contradictory.
     #[error(
-        "the envelope must hold `headers` and one of `body` and `body_base64`, which must hold the webhook's body"
+        "the envelope must hold `headers` and one of `body` and `body_base64`, which must hold the webhook's body, \
+         and must not come with headers of its own"
     )]
     Envelope,
     /// One header twice, with two values.
@@ -118,34 +123,74 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes the message of a topic that names a managed repository. `headers` are those that MQTT 5 carried.
-pub fn decode(headers: &Headers, payload: &[u8]) -> Result<Decoded, DecodeError> {
-    if payload.is_empty() {
-        return Ok(Decoded::Other(Other::Empty));
-    }
-    if headers.is_other_event() {
-        return Ok(Decoded::Other(Other::Event));
-    }
-    let mut document = parse(payload)?;
-    let Some(envelope) = document.take_envelope()? else {
-        return push_of(document, headers);
-    };
-    if !headers.is_empty() {
-        return Err(DecodeError::Envelope);
-    }
-    if envelope.headers.is_other_event() {
-        return Ok(Decoded::Other(Other::Event));
-    }
-    let mut inner = parse(&envelope.body)?;
-    if inner.take_envelope()?.is_some() {
-        return Err(DecodeError::Envelope);
-    }
-    push_of(inner, &envelope.headers)
+/// A webhook delivery as it came: its headers and exact body, of which nothing is believed yet.
+#[derive(Debug)]
+pub struct Delivery<'m> {
+    headers: Headers,
+    body: Body<'m>,
 }
 
-fn parse(payload: &[u8]) -> Result<Document, DecodeError> {
-    let json = if payload.starts_with(b"payload=") { form_field(payload)? } else { Cow::Borrowed(payload) };
-    Document::parse(&json)
+/// A delivery whose body may be read: signed, or nobody asks for signatures here.
+#[derive(Debug)]
+pub struct Trusted<'m>(Delivery<'m>);
+
+/// The exact body; it must not reach a log.
+struct Body<'m>(Cow<'m, [u8]>);
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.0.len())
+    }
+}
+
+/// What a message holds, before its body is looked at.
+#[derive(Debug)]
+pub enum Opened<'m> {
+    /// A delivery.
+    Delivery(Delivery<'m>),
+    /// Something else, which is no mistake.
+    Other(Other),
+}
+
+/// Opens the message of a topic that names a managed repository. `headers` are those that MQTT 5 carried; without
+/// any, the payload may be an envelope.
+pub fn open(headers: Headers, payload: &[u8]) -> Result<Opened<'_>, DecodeError> {
+    if payload.is_empty() {
+        return Ok(Opened::Other(Other::Empty));
+    }
+    let envelope = if headers.is_empty() && !is_form(payload) { Envelope::parse(payload)? } else { None };
+    let delivery = match envelope {
+        Some(Envelope { headers, body }) => Delivery { headers, body: Body(body.into()) },
+        None => Delivery { headers, body: Body(payload.into()) },
+    };
+    if delivery.headers.is_other_event() {
+        return Ok(Opened::Other(Other::Event));
+    }
+    Ok(Opened::Delivery(delivery))
+}
+
+impl<'m> Delivery<'m> {
+    /// Verifies the signature over the exact body. Without secrets, signatures mean nothing.
+    pub fn authenticate(self, secrets: Option<&Secrets>) -> Result<Trusted<'m>, SignatureError> {
+        if let Some(secrets) = secrets {
+            let signature = self.headers.signature().ok_or(SignatureError::Missing)?;
+            secrets.verify(&self.body.0, signature)?;
+        }
+        Ok(Trusted(self))
+    }
+}
+
+impl Trusted<'_> {
+    /// Reads the body.
+    pub fn decode(&self) -> Result<Decoded, DecodeError> {
+        let Self(Delivery { headers, body: Body(body) }) = self;
+        let json = if is_form(body) { form_field(body)? } else { Cow::Borrowed(&**body) };
+        push_of(Document::parse(&json)?, headers)
+    }
+}
+
+fn is_form(payload: &[u8]) -> bool {
+    payload.starts_with(b"payload=")
 }
 
 /// GitHub sends a form when a webhook is left on its default content type.
@@ -159,6 +204,9 @@ fn form_field(payload: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
 }
 
 fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError> {
+    if document.is_envelope() {
+        return Err(DecodeError::Envelope);
+    }
     let (Some(git_ref), Some(after), Some(repository)) =
         (document.git_ref, document.after, document.repository)
     else {

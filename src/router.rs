@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use crate::config::{App, AppName};
 use crate::github::{CommitId, GitRef, RepoName};
-use crate::push::{self, ByHand, DecodeError, Decoded, Headers, Other, Push};
+use crate::push::{self, ByHand, DecodeError, Decoded, Headers, Opened, Other, Push};
 use crate::refs::RefMismatch;
 use crate::topic::TopicPattern;
+use crate::trust::{Distrust, Trust};
 
 /// What a push points an app to: a commit, and the ref it was pushed to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -96,6 +97,9 @@ pub enum Rejected {
     /// It could not be decoded.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
+    /// It does not prove what it must.
+    #[error(transparent)]
+    Untrusted(#[from] Distrust),
     /// The payload is for another repository than its topic.
     #[error("the payload is for {payload}, the topic for {topic}")]
     TopicMismatch {
@@ -111,6 +115,7 @@ impl Rejected {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Undecodable(_) => "undecodable",
+            Self::Untrusted(why) => why.kind(),
             Self::TopicMismatch { .. } => "topic mismatch",
         }
     }
@@ -118,7 +123,7 @@ impl Rejected {
 
 impl From<DecodeError> for Routed {
     fn from(error: DecodeError) -> Self {
-        Self::Rejected(Rejected::Undecodable(error))
+        Self::Rejected(error.into())
     }
 }
 
@@ -126,18 +131,19 @@ impl From<DecodeError> for Routed {
 #[derive(Debug)]
 pub struct Router {
     topic: TopicPattern,
+    trust: Trust,
     /// Keyed by the repository's name in lower case.
     repositories: HashMap<String, Vec<Arc<App>>>,
 }
 
 impl Router {
     /// A router for the apps that this instance runs.
-    pub fn new(topic: TopicPattern, apps: &[Arc<App>]) -> Self {
+    pub fn new(topic: TopicPattern, trust: Trust, apps: &[Arc<App>]) -> Self {
         let mut repositories: HashMap<String, Vec<Arc<App>>> = HashMap::new();
         for app in apps {
             repositories.entry(app.repo.key()).or_default().push(app.clone());
         }
-        Self { topic, repositories }
+        Self { topic, trust, repositories }
     }
 
     /// True when something of the topic's repository runs here.
@@ -156,19 +162,33 @@ impl Router {
     }
 
     /// Decides what a message means here.
-    pub fn route(&self, topic: &str, headers: &Headers, payload: &[u8]) -> Routed {
+    pub fn route(&self, topic: &str, headers: Headers, payload: &[u8], now: SystemTime) -> Routed {
         let apps = self.apps_of(topic);
         let Some(first) = apps.first() else {
             return Routed::Unmanaged;
         };
-        match push::decode(headers, payload) {
-            Err(error) => error.into(),
-            Ok(Decoded::Other(other)) => Routed::Ignored(other.into()),
-            Ok(Decoded::Push(push)) if push.repo != first.repo => {
-                Routed::Rejected(Rejected::TopicMismatch { payload: push.repo, topic: first.repo.clone() })
-            }
-            Ok(Decoded::Push(push)) if push.is_deletion() => Routed::Ignored(Ignored::Deletion),
-            Ok(Decoded::Push(push)) => judge(*push, apps),
+        let push = match self.read(headers, payload) {
+            Err(why) => return Routed::Rejected(why),
+            Ok(Decoded::Other(other)) => return Routed::Ignored(other.into()),
+            Ok(Decoded::Push(push)) => *push,
+        };
+        if push.repo != first.repo {
+            let topic = first.repo.clone();
+            return Routed::Rejected(Rejected::TopicMismatch { payload: push.repo, topic });
+        }
+        if push.is_deletion() {
+            return Routed::Ignored(Ignored::Deletion);
+        }
+        match self.trust.check_age(&push, now) {
+            Ok(()) => judge(push, apps),
+            Err(why) => Routed::Rejected(why.into()),
+        }
+    }
+
+    fn read(&self, headers: Headers, payload: &[u8]) -> Result<Decoded, Rejected> {
+        match push::open(headers, payload)? {
+            Opened::Other(other) => Ok(Decoded::Other(other)),
+            Opened::Delivery(delivery) => Ok(self.trust.authenticate(delivery)?.decode()?),
         }
     }
 }

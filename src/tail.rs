@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::github::turns_text;
+
 /// Lines kept.
 const LINES: usize = 20;
 /// Bytes kept of each line.
@@ -69,7 +71,7 @@ pub(crate) fn clean(text: &str) -> String {
     let safe = |c| match c {
         '\t' => ' ',
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        c if turns_text(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
     text.chars().map(safe).collect()

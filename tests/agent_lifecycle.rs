@@ -386,6 +386,8 @@ fn systemd_is_told_how_it_goes() {
     letters.until("READY=1");
     publish(&broker, "acme/api", 'a');
     agent.did(&["stop api", "start api aaaaaaa"]);
+    broker.publish("github/acme/api", b"junk");
+    letters.until("apps: 2; refused: undecodable 1");
     let inherited = instance.read("env.start.api");
     assert!(!inherited.contains("NOTIFY_SOCKET") && !inherited.contains("WATCHDOG"), "{inherited}");
     agent.signal(Signal::SIGTERM);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use instance_agent::mqtt::{
     self, Ack, ConnectionState, Handle, Interest, Message, Messages, MqttSettings, Protocol, TlsSettings,
 };
-use support::{LOOK, Log, Mosquitto, PATIENCE};
+use support::{LOOK, Log, Mosquitto, PATIENCE, certificates};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -480,19 +480,6 @@ async fn stops_with_a_goodbye(protocol: Protocol) {
     eventually("the broker got a DISCONNECT", || broker.logged("Received DISCONNECT from web-7") == 1).await;
     let mut messages = agent.messages;
     assert!(timeout(PATIENCE, messages.recv()).await.unwrap().is_none());
-}
-
-/// An authority, and a certificate for localhost that it signed.
-fn certificates(directory: &Path) {
-    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
-                    -keyout ca.key -out ca.pem && \
-                  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
-                    -keyout key.pem -out request.pem && \
-                  printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > extensions && \
-                  openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-                    -extfile extensions -out cert.pem";
-    let output = Command::new("sh").args(["-c", script]).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 async fn speaks_tls(protocol: Protocol) {

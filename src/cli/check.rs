@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use tokio::runtime;
@@ -175,7 +175,7 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
             return ExitCode::from(exit::FAILED);
         }
     };
-    let router = Router::new(settings.topic.clone(), &settings.apps);
+    let router = Router::new(settings.topic.clone(), settings.trust.clone(), &settings.apps);
     if let Some(why) = not_received(settings, &router, topic) {
         return output::print(|out| {
             writeln!(out, "Not received: {why}.")?;
@@ -184,7 +184,7 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
     }
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let routed = match Headers::from_pairs(pairs) {
-        Ok(headers) => router.route(topic, &headers, &payload),
+        Ok(headers) => router.route(topic, headers, &payload, SystemTime::now()),
         Err(error) => error.into(),
     };
     output::print(|out| print_routed(out, routed))

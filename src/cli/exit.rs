@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 /// Something went wrong while running.
 pub(super) const FAILED: u8 = 1;
+/// The arguments cannot be meant so; what the argument parser ends with, too.
+pub(super) const USAGE: u8 = 2;
 /// The configuration is invalid: `EX_CONFIG` of sysexits.h. The unit file does not restart on it.
 pub(super) const CONFIG: u8 = 78;
 

@@ -5,6 +5,7 @@ mod exec_as;
 mod exit;
 mod log;
 mod output;
+mod publish;
 mod run;
 mod status;
 
@@ -35,6 +36,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Show the last outcomes of one app, or of all
     History(status::HistoryArgs),
+    /// Tell agents of a push, for relays, CI, scripts and people: sends one message and awaits the broker's answer
+    Publish(Box<publish::PublishArgs>),
     /// Become a user, then run a command: how `run` carries out commands with a `user`
     #[command(hide = true)]
     ExecAs(exec_as::ExecAsArgs),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Status(args) => status::status(args),
         Command::History(args) => status::history(args),
+        Command::Publish(args) => publish::publish(*args),
         Command::ExecAs(args) => exec_as::exec_as(&args),
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Fragment {
     pub(super) max_parallel: Field<Scalar>,
     pub(super) stagger: Field<Scalar>,
     pub(super) state_dir: Field<Scalar>,
+    pub(super) webhook_secret_file: Field<Scalar>,
+    pub(super) max_push_age: Field<Scalar>,
     pub(super) on_outcome: Field<Mapping<CommandFragment>>,
     pub(super) apps: Field<List<Mapping<AppFragment>>>,
 }

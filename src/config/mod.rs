@@ -8,6 +8,7 @@ mod flags;
 mod fragment;
 mod host;
 mod source;
+mod trust;
 mod validate;
 mod values;
 
@@ -25,12 +26,14 @@ use crate::mqtt::MqttSettings;
 use crate::refs::RefRules;
 use crate::service::{ManagerChoice, ServiceName};
 use crate::topic::TopicPattern;
+use crate::trust::Trust;
 
 pub use checker::Shown;
 pub use error::{ConfigError, ConfigErrors};
 pub use flags::Flags;
 pub use host::Host;
 pub use source::{DEFAULT_FILE, Place, Request, Source};
+pub(crate) use values::BrokerUrl;
 
 /// Everything that the agent was told, valid and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Settings {
     pub stagger: Duration,
     /// Where the agent keeps what outlives it.
     pub state_dir: PathBuf,
+    /// What a push must prove.
+    pub trust: Trust,
     /// Runs after each outcome.
     pub on_outcome: Option<CommandSpec>,
     /// The apps of this instance. Their names are unique.
@@ -171,7 +176,7 @@ pub fn state_dir(request: &Request) -> PathBuf {
     let named = named.and_then(|named| values::path(&named.value).ok());
     let flag = || request.flags.state_dir.clone();
     let in_invalid_file = || {
-        let text = file::value_of("state_dir", &request.path())?;
+        let text = file::value_of("state_dir", request.path())?;
         values::path(&fragment::Scalar::Text(text)).ok()
     };
     let of_unit = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute());

@@ -13,7 +13,7 @@ use super::error::ConfigErrors;
 use super::fragment::{CustomFragment, List, ManagerFragment, MqttFragment, Scalar};
 use super::source::{Place, Placed, Sources};
 use super::values::{self, BrokerUrl};
-use super::{Host, Loaded, Settings, Subscribe};
+use super::{Host, Loaded, Settings, Subscribe, trust};
 
 const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -56,6 +56,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         (PathBuf::from(STATE_DIR), STATE_DIR),
         values::directory,
     );
+    let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
     let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), host);
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
@@ -67,6 +68,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         max_parallel: max_parallel as usize,
         stagger,
         state_dir,
+        trust,
         on_outcome,
         apps,
     });

@@ -118,7 +118,7 @@ fn check_readable(path: &Path) -> Result<(), String> {
         return Err("is a directory, but must be a file".to_owned());
     }
     if !kind.is_file() {
-        return Err("is no regular file, but must be one: it is read for each connection".to_owned());
+        return Err("is no regular file, but must be one: it is read again and again".to_owned());
     }
     std::fs::File::open(path).map(drop).map_err(|error| error.to_string())
 }
@@ -159,10 +159,10 @@ pub(super) fn is_name(text: &str) -> bool {
 
 /// `mqtt.url`, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BrokerUrl {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) tls: bool,
+pub(crate) struct BrokerUrl {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
 }
 
 impl FromStr for BrokerUrl {

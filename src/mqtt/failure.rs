@@ -3,6 +3,7 @@
 use std::io;
 
 use super::settings::{MqttSettings, Protocol};
+use crate::tail::clean;
 
 /// Why an attempt to connect failed, or a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum Failure {
     Version,
     /// A packet of so many bytes, more than the library was told to take.
     Oversize(usize),
+    /// A packet of ours is larger than the broker takes.
+    TooLarge { size: u32, most: u32 },
     /// The broker closed the connection without a word.
     Closed,
     /// Another client with this client's id keeps taking the session over.
@@ -38,6 +41,11 @@ impl Failure {
 
     /// `connected`: whether the broker had accepted the connection that failed.
     pub(super) fn explain(&self, settings: &MqttSettings, connected: bool) -> String {
+        // A certificate, too, may name anything; a line break would be another message to systemd.
+        clean(&self.words(settings, connected))
+    }
+
+    fn words(&self, settings: &MqttSettings, connected: bool) -> String {
         let broker = settings.broker();
         match self {
             Self::File(what) => what.clone(),
@@ -57,6 +65,11 @@ impl Failure {
                 "{broker} sent a packet of {size} bytes, more than the {} that are taken",
                 settings.max_packet()
             ),
+            Self::TooLarge { size, most } => {
+                format!(
+                    "{broker} takes packets of at most {most} bytes, and this one has {size}: leave out the commits, with --slim"
+                )
+            }
             Self::TakenOver => format!(
                 "{broker} keeps closing the connection soon after it was made: another client with the id {} takes \
                  it over each time; give each agent a mqtt.client_id of its own",
@@ -137,7 +150,7 @@ impl From<&rumqttc::TlsError> for Failure {
 
 /// The broker's own words, fit for a log line.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    clean(text).chars().take(200).collect()
 }
 
 #[cfg(test)]
@@ -199,7 +212,11 @@ mod tests {
 
     #[test]
     fn the_brokers_words_cannot_forge_a_log_line() {
-        assert_eq!(printable("bye\nERROR \u{1b}[31mforged"), "byeERROR [31mforged");
+        let forged = "bye\nERROR \u{1b}[31m\u{202e}forged";
+        assert_eq!(printable(forged), "bye\u{fffd}ERROR \u{fffd}[31m\u{fffd}forged");
         assert_eq!(printable(&"x".repeat(1000)).len(), 200);
+        // What rustls says of a certificate for other names holds those names.
+        let text = Failure::Certificate(forged.into()).explain(&settings(Protocol::V5), false);
+        assert!(!text.contains(char::is_control) && !text.contains('\u{202e}'), "{text:?}");
     }
 }

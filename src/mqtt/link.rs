@@ -9,6 +9,7 @@ use rustls::ClientConfig;
 use tokio_util::bytes::Bytes;
 
 use super::failure::Failure;
+use super::publish::Outgoing;
 use super::settings::{MqttSettings, Protocol};
 use super::{tls, v4, v5};
 
@@ -28,6 +29,8 @@ pub(super) enum Event {
     /// For each filter of a SUBSCRIBE nothing, or why it is refused.
     Subscribed(u16, Vec<Option<String>>),
     Unsubscribed(u16),
+    /// What the broker says of a PUBLISH.
+    Published(Answer),
     Other,
 }
 
@@ -37,6 +40,15 @@ pub(super) struct Connected {
     /// How long the broker will keep the session, where it said so.
     pub(super) session_expiry: Option<Duration>,
     pub(super) receive_maximum: u16,
+}
+
+/// What the broker makes of a message that it was sent.
+pub(super) enum Answer {
+    Taken,
+    /// Taken, but nobody is subscribed; only MQTT 5 brokers say so.
+    NoSubscribers,
+    /// Refused, for this reason; only MQTT 5 brokers say so.
+    Refused(String),
 }
 
 /// A message as it came.
@@ -142,6 +154,13 @@ impl Client {
         match self {
             Self::V4(client) => client.try_unsubscribe(filter).is_ok(),
             Self::V5(client) => client.try_unsubscribe(filter).is_ok(),
+        }
+    }
+
+    pub(super) fn publish(&self, message: &Outgoing) -> bool {
+        match self {
+            Self::V4(client) => v4::publish(client, message),
+            Self::V5(client) => v5::publish(client, message),
         }
     }
 

@@ -15,6 +15,7 @@ mod failure;
 mod files;
 mod link;
 mod message;
+mod publish;
 mod queue;
 mod session;
 mod settings;
@@ -34,6 +35,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use files::{check_ca_file, check_cert_file, check_key_file, check_pair, check_password_file};
 pub use message::{Ack, Message, Payload};
+pub use publish::{Outgoing, PublishError, Reception, publish};
 pub use queue::Messages;
 pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
 

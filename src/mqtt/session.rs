@@ -189,7 +189,8 @@ impl Session<'_> {
                 self.core.subscriptions.unsubscribe_answered(packet_id);
                 self.announce();
             }
-            Event::Other => {}
+            // The agent publishes nothing.
+            Event::Published(_) | Event::Other => {}
         }
         false
     }

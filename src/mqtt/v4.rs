@@ -2,11 +2,12 @@
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions,
-    Outgoing, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
+    Outgoing as Sent, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
 };
 
 use super::failure::Failure;
-use super::link::{self, Access, Connected, Event, Publish};
+use super::link::{self, Access, Answer, Connected, Event, Publish};
+use super::publish::Outgoing;
 use super::settings::MqttSettings;
 
 pub(super) fn open(settings: &MqttSettings, access: &Access, clean: bool) -> (AsyncClient, EventLoop) {
@@ -47,6 +48,12 @@ pub(super) fn subscribe(client: &AsyncClient, filters: &[String]) -> bool {
     client.try_subscribe_many(filters).is_ok()
 }
 
+/// Has no place for headers.
+pub(super) fn publish(client: &AsyncClient, message: &Outgoing) -> bool {
+    let (topic, payload) = (message.topic.clone(), message.payload.clone());
+    client.try_publish(topic, QoS::AtLeastOnce, message.retain, payload).is_ok()
+}
+
 impl From<rumqttc::Event> for Event {
     fn from(event: rumqttc::Event) -> Self {
         match event {
@@ -64,9 +71,8 @@ impl From<rumqttc::Event> for Event {
                 Self::Subscribed(suback.pkid, answers.collect())
             }
             rumqttc::Event::Incoming(Incoming::UnsubAck(unsuback)) => Self::Unsubscribed(unsuback.pkid),
-            rumqttc::Event::Outgoing(Outgoing::Subscribe(id) | Outgoing::Unsubscribe(id)) => {
-                Self::Requested(id)
-            }
+            rumqttc::Event::Incoming(Incoming::PubAck(_)) => Self::Published(Answer::Taken),
+            rumqttc::Event::Outgoing(Sent::Subscribe(id) | Sent::Unsubscribe(id)) => Self::Requested(id),
             _ => Self::Other,
         }
     }

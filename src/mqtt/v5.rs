@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, RetainForwardRule,
-    SubscribeReasonCode,
+    ConnAck, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, PubAck, PubAckReason,
+    PublishProperties, RetainForwardRule, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, Incoming, MqttOptions, StateError};
-use rumqttc::{NetworkOptions, Outgoing};
+use rumqttc::{NetworkOptions, Outgoing as Sent};
 
 use super::failure::{Failure, printable};
-use super::link::{self, Access, Connected, Event, Publish};
+use super::link::{self, Access, Answer, Connected, Event, Publish};
+use super::publish::Outgoing;
 use super::queue::QUEUE_MESSAGES;
 use super::settings::MqttSettings;
 
@@ -76,6 +77,27 @@ pub(super) fn subscribe(client: &AsyncClient, filters: &[String]) -> bool {
     client.try_subscribe_many(filters).is_ok()
 }
 
+pub(super) fn publish(client: &AsyncClient, message: &Outgoing) -> bool {
+    let (topic, payload) = (message.topic.clone(), message.payload.clone());
+    let properties =
+        PublishProperties { user_properties: message.headers.clone(), ..PublishProperties::default() };
+    client.try_publish_with_properties(topic, QoS::AtLeastOnce, message.retain, payload, properties).is_ok()
+}
+
+impl From<PubAck> for Answer {
+    fn from(puback: PubAck) -> Self {
+        match puback.reason {
+            PubAckReason::Success => Self::Taken,
+            PubAckReason::NoMatchingSubscribers => Self::NoSubscribers,
+            refused => {
+                let words = puback.properties.and_then(|properties| properties.reason_string);
+                let words = words.map(|words| format!(" ({})", printable(&words))).unwrap_or_default();
+                Self::Refused(format!("{refused:?}{words}"))
+            }
+        }
+    }
+}
+
 impl From<rumqttc::v5::Event> for Event {
     fn from(event: rumqttc::v5::Event) -> Self {
         use rumqttc::v5::Event::{Incoming as In, Outgoing as Out};
@@ -90,7 +112,8 @@ impl From<rumqttc::v5::Event> for Event {
                 Self::Subscribed(suback.pkid, answers.collect())
             }
             In(Incoming::UnsubAck(unsuback)) => Self::Unsubscribed(unsuback.pkid),
-            Out(Outgoing::Subscribe(id) | Outgoing::Unsubscribe(id)) => Self::Requested(id),
+            In(Incoming::PubAck(puback)) => Self::Published(puback.into()),
+            Out(Sent::Subscribe(id) | Sent::Unsubscribe(id)) => Self::Requested(id),
             _ => Self::Other,
         }
     }
@@ -150,6 +173,9 @@ impl From<&StateError> for Failure {
             StateError::Io(error) | StateError::Deserialization(Error::Io(error)) => error.into(),
             StateError::Deserialization(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => {
                 Self::Oversize(*pkt_size)
+            }
+            StateError::Deserialization(Error::OutgoingPacketTooLarge { pkt_size, max }) => {
+                Self::TooLarge { size: *pkt_size, most: *max }
             }
             // The answer of a broker that knows only the versions before 5.
             StateError::Deserialization(Error::InvalidConnectReturnCode(1)) => Self::Version,

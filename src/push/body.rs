@@ -12,7 +12,7 @@ use serde_json::error::Category;
 use super::headers::Headers;
 use super::{ByHand, DecodeError, seconds_since_epoch};
 
-/// The fields of a push and those of an envelope: one pass over the payload tells which it is.
+/// The fields of a push, and those that give away an envelope where there must be none.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Document {
@@ -23,9 +23,19 @@ pub(super) struct Document {
     pub(super) deleted: Option<bool>,
     pub(super) repository: Option<Repository>,
     pub(super) instance_agent: Option<Made>,
-    headers: Option<Headers>,
-    body: Option<String>,
-    body_base64: Option<String>,
+    headers: Option<IgnoredAny>,
+    body: Option<IgnoredAny>,
+    body_base64: Option<IgnoredAny>,
+}
+
+impl Document {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, DecodeError> {
+        parse(json)
+    }
+
+    pub(super) fn is_envelope(&self) -> bool {
+        self.headers.is_some() || self.body.is_some() || self.body_base64.is_some()
+    }
 }
 
 /// A webhook's headers and its exact body.
@@ -34,36 +44,45 @@ pub(super) struct Envelope {
     pub(super) body: Vec<u8>,
 }
 
-impl Document {
-    pub(super) fn parse(json: &[u8]) -> Result<Self, DecodeError> {
-        // A derived struct would also be read from an array, by position.
-        let first = json.iter().find(|b| !b.is_ascii_whitespace());
-        if first != Some(&b'{') {
-            return Err(DecodeError::Json { problem: "no object", line: 1, column: 1 });
-        }
-        serde_json::from_slice(json).map_err(|error| DecodeError::Json {
-            problem: match error.classify() {
-                Category::Eof => "cut short",
-                Category::Syntax => "syntax error",
-                Category::Data => "wrong type of value",
-                Category::Io => "unreadable",
-            },
-            line: error.line(),
-            column: error.column(),
-        })
-    }
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct EnvelopeFields {
+    headers: Option<Headers>,
+    body: Option<String>,
+    body_base64: Option<String>,
+}
 
-    /// The envelope that this is, if it is one.
-    pub(super) fn take_envelope(&mut self) -> Result<Option<Envelope>, DecodeError> {
-        let body = match (self.body.take(), self.body_base64.take()) {
-            (None, None) if self.headers.is_none() => return Ok(None),
+impl Envelope {
+    /// `None`: an object that is no envelope.
+    pub(super) fn parse(json: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let EnvelopeFields { headers, body, body_base64 } = parse(json)?;
+        let body = match (body, body_base64) {
+            (None, None) if headers.is_none() => return Ok(None),
             (Some(body), None) => body.into_bytes(),
             (None, Some(encoded)) => STANDARD.decode(encoded).map_err(|_| DecodeError::Envelope)?,
             _ => return Err(DecodeError::Envelope),
         };
-        let headers = self.headers.take().ok_or(DecodeError::Envelope)?;
-        Ok(Some(Envelope { headers, body }))
+        let headers = headers.ok_or(DecodeError::Envelope)?;
+        Ok(Some(Self { headers, body }))
     }
+}
+
+fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, DecodeError> {
+    // A derived struct would also be read from an array, by position.
+    let first = json.iter().find(|b| !b.is_ascii_whitespace());
+    if first != Some(&b'{') {
+        return Err(DecodeError::Json { problem: "no object", line: 1, column: 1 });
+    }
+    serde_json::from_slice(json).map_err(|error| DecodeError::Json {
+        problem: match error.classify() {
+            Category::Eof => "cut short",
+            Category::Syntax => "syntax error",
+            Category::Data => "wrong type of value",
+            Category::Io => "unreadable",
+        },
+        line: error.line(),
+        column: error.column(),
+    })
 }
 
 /// What `instance-agent publish` adds to a push that it makes itself.

@@ -10,11 +10,27 @@ use super::DecodeError;
 /// Longest delivery id that is kept; GitHub's are UUIDs of 36 characters.
 const MAX_DELIVERY: usize = 64;
 
+const EVENT: &str = "X-GitHub-Event";
+const DELIVERY: &str = "X-GitHub-Delivery";
+const SIGNATURE: &str = "X-Hub-Signature-256";
+
 /// The known headers of one delivery. Names compare without regard to case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     event: Option<String>,
     delivery: Option<String>,
+    signature: Option<String>,
+}
+
+impl fmt::Debug for Headers {
+    /// Only which there are: what is in them must not reach a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { event, delivery, signature } = self;
+        let known = [(EVENT, event), (DELIVERY, delivery), (SIGNATURE, signature)];
+        f.debug_list()
+            .entries(known.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name))
+            .finish()
+    }
 }
 
 impl Headers {
@@ -48,14 +64,15 @@ impl Headers {
         })
     }
 
+    /// GitHub's signature of the body, as it came.
+    pub fn signature(&self) -> Option<&str> {
+        self.signature.as_deref()
+    }
+
     fn slot(&mut self, name: &str) -> Option<(&'static str, &mut Option<String>)> {
-        if name.eq_ignore_ascii_case("X-GitHub-Event") {
-            Some(("X-GitHub-Event", &mut self.event))
-        } else if name.eq_ignore_ascii_case("X-GitHub-Delivery") {
-            Some(("X-GitHub-Delivery", &mut self.delivery))
-        } else {
-            None
-        }
+        let Self { event, delivery, signature } = self;
+        let known = [(EVENT, event), (DELIVERY, delivery), (SIGNATURE, signature)];
+        known.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known))
     }
 }
 

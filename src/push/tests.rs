@@ -35,6 +35,23 @@ fn of_2012() -> Value {
     })
 }
 
+/// What becomes of a message where nobody asks for signatures.
+fn decode(headers: &Headers, payload: &[u8]) -> Result<Decoded, DecodeError> {
+    decode_signed(headers, payload, None).unwrap()
+}
+
+fn decode_signed(
+    headers: &Headers,
+    payload: &[u8],
+    secrets: Option<&Secrets>,
+) -> Result<Result<Decoded, DecodeError>, SignatureError> {
+    Ok(match open(headers.clone(), payload) {
+        Err(error) => Err(error),
+        Ok(Opened::Other(other)) => Ok(Decoded::Other(other)),
+        Ok(Opened::Delivery(delivery)) => delivery.authenticate(secrets)?.decode(),
+    })
+}
+
 fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
@@ -228,7 +245,91 @@ fn no_text_of_the_payload_is_in_an_error() {
     }
 }
 
+fn secrets() -> Secrets {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secrets");
+    std::fs::write(&file, "new\nold\n").unwrap();
+    Secrets::read(&file).unwrap()
+}
+
+fn signed(body: &[u8]) -> Headers {
+    Headers::from_pairs([("x-hub-signature-256", secrets().first().sign(body).as_str())]).unwrap()
+}
+
+fn enveloped(signature: &str, body: &[u8]) -> Vec<u8> {
+    bytes(&json!({"headers": {"X-Hub-Signature-256": signature}, "body_base64": STANDARD.encode(body)}))
+}
+
+#[test]
+fn a_signature_covers_the_exact_body_wherever_it_came() {
+    let (secrets, none) = (secrets(), Headers::default());
+    let json = bytes(&today());
+    for body in [json.clone(), form(&json), bytes(&of_2012())] {
+        let envelope = enveloped(&secrets.first().sign(&body), &body);
+        for (headers, payload) in [(signed(&body), body.clone()), (none.clone(), envelope)] {
+            let decoded = decode_signed(&headers, &payload, Some(&secrets));
+            assert!(matches!(decoded, Ok(Ok(Decoded::Push(_)))), "{decoded:?}");
+        }
+    }
+    // Signed is what form and envelope hold, not what they stand for.
+    let mismatch = Err(SignatureError::Mismatch);
+    assert_eq!(decode_signed(&signed(&json), &form(&json), Some(&secrets)), mismatch);
+    let envelope = enveloped(&secrets.first().sign(&form(&json)), &json);
+    assert_eq!(decode_signed(&none, &envelope, Some(&secrets)), mismatch);
+}
+
+#[test]
+fn nothing_unsigned_is_read_where_secrets_are() {
+    let (secrets, none) = (secrets(), Headers::default());
+    let json = bytes(&today());
+    let envelope =
+        bytes(&json!({"headers": {"X-GitHub-Event": "push"}, "body_base64": STANDARD.encode(&json)}));
+    for unsigned in [json.clone(), form(&json), envelope, b"{}".to_vec()] {
+        assert_eq!(decode_signed(&none, &unsigned, Some(&secrets)), Err(SignatureError::Missing));
+    }
+    // Junk that would not even parse: had it been tried, the answer were another.
+    let junk = decode_signed(&signed(&json), b"{ junk", Some(&secrets));
+    assert_eq!(junk, Err(SignatureError::Mismatch));
+    let junk = decode_signed(&none, &enveloped("sha256=0", b"{ junk"), Some(&secrets));
+    assert_eq!(junk, Err(SignatureError::Malformed));
+}
+
+#[test]
+fn a_signed_envelope_is_no_body() {
+    let body = enveloped(&secrets().first().sign(b"{}"), &bytes(&today()));
+    let decoded = decode_signed(&signed(&body), &body, Some(&secrets()));
+    assert_eq!(decoded, Ok(Err(DecodeError::Envelope)));
+    let nested = enveloped(&secrets().first().sign(&body), &body);
+    assert_eq!(decode_signed(&Headers::default(), &nested, Some(&secrets())), Ok(Err(DecodeError::Envelope)));
+}
+
+#[test]
+fn what_came_shows_nowhere() {
+    let headers = signed(b"body");
+    assert_eq!(format!("{headers:?}"), r#"["X-Hub-Signature-256"]"#);
+    let opened = format!("{:?}", open(headers, b"hunter2").unwrap());
+    assert!(opened.contains("Body(7 bytes)") && !opened.contains("hunter2"), "{opened}");
+}
+
 proptest! {
+    #[test]
+    fn no_mutation_of_a_signed_message_is_believed(
+        enveloped_too in any::<bool>(),
+        at in any::<prop::sample::Index>(),
+        bit in 0_u8..8,
+    ) {
+        let body = bytes(&today());
+        let mut payload = if enveloped_too { enveloped(&secrets().first().sign(&body), &body) } else { body.clone() };
+        let at = at.index(payload.len());
+        payload[at] ^= 1 << bit;
+        let headers = if enveloped_too { Headers::default() } else { signed(&body) };
+        // An upper case digit in the signature, or in the name of a header, changes nothing that counts.
+        if let Ok(Ok(Decoded::Push(mutated))) = decode_signed(&headers, &payload, Some(&secrets())) {
+            prop_assert!(enveloped_too);
+            prop_assert_eq!(*mutated, push(&body));
+        }
+    }
+
     #[test]
     fn any_bytes_are_decoded_without_a_panic(payload in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode(&Headers::default(), &payload);
@@ -262,9 +363,9 @@ proptest! {
 
     #[test]
     fn any_headers_are_taken_without_a_panic(pairs in prop::collection::vec((".{0,20}", ".{0,80}"), 0..6)) {
-        let known = ["X-GitHub-Event", "X-GitHub-Delivery"];
+        let known = ["X-GitHub-Event", "X-GitHub-Delivery", "X-Hub-Signature-256"];
         for (i, (name, value)) in pairs.iter().enumerate() {
-            let named = [(known[i % 2], value.as_str()), (name, value)];
+            let named = [(known[i % 3], value.as_str()), (name, value)];
             if let Some(id) = Headers::from_pairs(named).ok().as_ref().and_then(Headers::delivery) {
                 prop_assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
             }
@@ -280,4 +381,23 @@ fn check_validated(payload: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(!push.git_ref.as_str().contains(char::is_control));
     }
     Ok(())
+}
+
+/// What fuzzing starts from, and what it ever found.
+#[test]
+fn the_corpus_of_the_fuzz_targets_is_decoded_without_a_panic() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let mut files = 0;
+    for target in std::fs::read_dir(corpus).unwrap() {
+        for file in std::fs::read_dir(target.unwrap().path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            check_validated(&bytes).unwrap();
+            check_validated(&[b"payload=", &*bytes].concat()).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            let headers = Headers::from_pairs(text.lines().filter_map(|line| line.split_once(": ")));
+            let _ = headers.map(|headers| decode(&headers, b"{}"));
+            files += 1;
+        }
+    }
+    assert!(files >= 13, "{files}");
 }

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::push::Other;
 use crate::refs::{Branches, RefRules};
+use crate::trust::Trust;
 
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const COMMIT: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 fn app(name: &str, repo: &str, branches: &[&str]) -> Arc<App> {
@@ -31,12 +33,16 @@ fn app(name: &str, repo: &str, branches: &[&str]) -> Arc<App> {
 }
 
 fn router() -> Router {
+    trusting(Trust::default())
+}
+
+fn trusting(trust: Trust) -> Router {
     let apps = [
         app("api", "2lemetry/InstanceAPI", &["main"]),
         app("api-demo", "2lemetry/instanceapi", &["demo", "release/*"]),
         app("web", "2lemetry/Web", &[]),
     ];
-    Router::new(TopicPattern::default(), &apps)
+    Router::new(TopicPattern::default(), trust, &apps)
 }
 
 fn payload(repo: &str, git_ref: &str) -> Value {
@@ -44,7 +50,7 @@ fn payload(repo: &str, git_ref: &str) -> Value {
 }
 
 fn route(topic: &str, payload: &Value) -> Routed {
-    router().route(topic, &Headers::default(), payload.to_string().as_bytes())
+    router().route(topic, Headers::default(), payload.to_string().as_bytes(), NOW)
 }
 
 /// The names of the apps that the push deploys.
@@ -81,7 +87,7 @@ fn the_topic_is_looked_at_before_the_payload() {
         ["github/2lemetry/Other", "github/2lemetry", "gitlab/2lemetry/Web", "github/2lemetry/Web/x", ""]
     {
         assert!(!router.manages(topic), "{topic}");
-        assert_eq!(router.route(topic, &Headers::default(), b"\xff not even JSON"), Routed::Unmanaged);
+        assert_eq!(router.route(topic, Headers::default(), b"\xff not even JSON", NOW), Routed::Unmanaged);
     }
 }
 
@@ -124,7 +130,7 @@ fn deletions_and_other_events_deploy_nothing() {
     assert_eq!(route(topic, &zeros), Routed::Ignored(Ignored::Deletion));
     let ping = json!({"zen": "Keep it logically awesome.", "hook_id": 1});
     assert_eq!(route(topic, &ping), Routed::Ignored(Ignored::NotAPush(Other::Shape)));
-    let junk = router().route(topic, &Headers::default(), b"junk");
+    let junk = router().route(topic, Headers::default(), b"junk", NOW);
     assert!(matches!(junk, Routed::Rejected(Rejected::Undecodable(_))));
 }
 
@@ -141,12 +147,37 @@ fn the_revision_is_what_the_push_says() {
     assert!(revision.pushed_at.is_some());
 }
 
+#[test]
+fn pushes_too_old_or_without_a_date_are_rejected_where_age_counts() {
+    let topic = "github/2lemetry/InstanceAPI";
+    let limit = Duration::from_secs(3600);
+    let router = trusting(Trust { max_push_age: Some(limit), ..Trust::default() });
+    let pushed = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let route = |payload: &Value, after: Duration| {
+        router.route(topic, Headers::default(), payload.to_string().as_bytes(), pushed + after)
+    };
+    let kind = |routed: Routed| match routed {
+        Routed::Rejected(why) => why.kind(),
+        Routed::Push(..) => "push",
+        other => panic!("{other:?}"),
+    };
+    let mut push = payload("2lemetry/InstanceAPI", "refs/heads/main");
+    assert_eq!(kind(route(&push, Duration::ZERO)), "undated");
+    push["repository"]["pushed_at"] = json!(1_700_000_000);
+    assert_eq!(kind(route(&push, limit)), "push");
+    assert_eq!(kind(route(&push, limit + Duration::from_secs(1))), "too old");
+    // What is made by hand counts by its own date, not by the repository's.
+    push["instance_agent"] = json!({"id": "0123456789", "time": 1_700_003_600});
+    assert_eq!(kind(route(&push, 2 * limit)), "push");
+    assert_eq!(kind(route(&push, 2 * limit + Duration::from_secs(1))), "too old");
+}
+
 proptest! {
     #[test]
     fn any_topic_is_routed_without_a_panic(topic in "(github/)?.{0,40}", payload in ".{0,40}") {
         let router = router();
         let managed = router.manages(&topic);
-        let routed = router.route(&topic, &Headers::default(), payload.as_bytes());
+        let routed = router.route(&topic, Headers::default(), payload.as_bytes(), NOW);
         prop_assert_eq!(managed, routed != Routed::Unmanaged);
     }
 

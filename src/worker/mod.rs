@@ -22,6 +22,7 @@ use crate::config::{App, AppName};
 use crate::github::CommitId;
 use crate::journal::{Entry, Record, Store};
 use crate::outcome::{Outcome, Verdict};
+use crate::refusals::Refusals;
 use crate::router::Revision;
 use crate::service::ServiceManager;
 
@@ -45,6 +46,8 @@ pub struct Context {
     pub turns: Arc<Turns>,
     /// Holds deploys back while a queue of pushes is read.
     pub gate: Gate,
+    /// Counts the pushes that are not taken.
+    pub refusals: Arc<Refusals>,
     /// The instance's environment.
     pub environment: Option<String>,
     /// This instance's share of the configured stagger.
@@ -217,7 +220,7 @@ async fn take_in(shared: Arc<Shared>) {
             return;
         };
         for (offer, admission) in offers.into_iter().zip(admissions) {
-            report::admitted(&app, &offer.revision, admission);
+            report::admitted(&app, &offer.revision, admission, &context.refusals);
             offer.receipt.recorded();
         }
         shared.changed.notify_one();

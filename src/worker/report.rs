@@ -12,6 +12,7 @@ use crate::config::{App, AppName};
 use crate::handover;
 use crate::journal::{Admission, InProgress};
 use crate::outcome::{Outcome, Verdict};
+use crate::refusals::{Noted, Refusals};
 use crate::router::Revision;
 
 use super::Context;
@@ -19,7 +20,7 @@ use super::Context;
 /// How long a notification may take once the agent is ending.
 const GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
+pub(super) fn admitted(app: &App, push: &Revision, admission: Admission, refusals: &Refusals) {
     let (app, r#ref, sha, delivery) = (&app.name, &push.git_ref, &push.commit, &push.delivery);
     match admission {
         Admission::Taken => info!(%app, %r#ref, %sha, delivery, "push taken"),
@@ -29,8 +30,20 @@ pub(super) fn admitted(app: &App, push: &Revision, admission: Admission) {
         Admission::TriedAgain => {
             info!(%app, %r#ref, %sha, delivery, "push delivered again: its failed deploy is tried again");
         }
-        Admission::Duplicate => debug!(%app, %r#ref, %sha, delivery, "push ignored: it was taken before"),
-        Admission::Stale => info!(%app, %r#ref, %sha, delivery, "push ignored: a newer one was taken"),
+        Admission::Duplicate => {
+            if let Some(Noted { unsaid, total }) = refusals.note("duplicate") {
+                info!(%app, %r#ref, %sha, delivery, unsaid, total, "push ignored: it was taken before");
+            } else {
+                debug!(%app, %r#ref, %sha, delivery, "push ignored: it was taken before");
+            }
+        }
+        Admission::Stale => {
+            if let Some(Noted { unsaid, total }) = refusals.note("stale") {
+                info!(%app, %r#ref, %sha, delivery, unsaid, total, "push ignored: a newer one was taken");
+            } else {
+                debug!(%app, %r#ref, %sha, delivery, "push ignored: a newer one was taken");
+            }
+        }
     }
 }
 

@@ -150,6 +150,7 @@ impl Bench {
             runner: Runner::new("/nonexistent".into()),
             turns: Arc::new(Turns::new(4)),
             gate: Gate::opened(),
+            refusals: Arc::default(),
             environment: None,
             stagger: Duration::ZERO,
             state_dir: state.path().to_owned(),

@@ -52,7 +52,7 @@ esac
 #[derive(Clone)]
 pub struct Instance {
     directory: Arc<Directory>,
-    port: u16,
+    url: String,
     mqtt: String,
 }
 
@@ -63,14 +63,19 @@ impl Instance {
 
     /// With its broker on this port.
     pub fn at(port: u16) -> Self {
+        Self::of(&format!("mqtt://127.0.0.1:{port}"))
+    }
+
+    /// With this as its `mqtt.url`.
+    pub fn of(url: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("do");
         fs::write(&program, DO).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { directory: Arc::new(Directory(directory)), port, mqtt: String::new() }
+        Self { directory: Arc::new(Directory(directory)), url: url.to_owned(), mqtt: String::new() }
     }
 
-    /// Adds a line to the `mqtt` section of all configurations from now on.
+    /// Adds a line to the `mqtt` section of all configurations from now on; `{dir}` is the directory.
     #[must_use]
     pub fn mqtt(mut self, line: &str) -> Self {
         writeln!(self.mqtt, "  {line}").unwrap();
@@ -80,14 +85,14 @@ impl Instance {
     /// Writes the configuration: the broker, the services, and this, in which `{dir}` is the directory.
     pub fn configure(&self, rest: &str) {
         let dir = self.path().display();
-        let (port, mqtt, id) = (self.port, &self.mqtt, self.client_id());
+        let (url, mqtt, id) = (&self.url, &self.mqtt, self.client_id());
         let head = format!(
-            "mqtt:\n  url: mqtt://127.0.0.1:{port}\n  client_id: {id}\n{mqtt}\
+            "mqtt:\n  url: {url}\n  client_id: {id}\n{mqtt}\
              state_dir: {dir}/state\n\
              service_manager:\n  name: files\n  stop: [{dir}/do, stop, \"{{service}}\"]\n  \
              start: [{dir}/do, start, \"{{service}}\"]\n  status: [{dir}/do, status, \"{{service}}\"]\n"
         );
-        self.write("config.yaml", format!("{head}{}\n", rest.replace("{dir}", &dir.to_string())));
+        self.write("config.yaml", format!("{head}{rest}\n").replace("{dir}", &dir.to_string()));
     }
 
     pub fn client_id(&self) -> String {

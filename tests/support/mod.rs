@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod disk;
+pub mod forger;
 pub mod payload;
 pub mod proxy;
 pub mod publisher;
@@ -162,6 +163,19 @@ impl Drop for Mosquitto {
 /// A port nobody listens on.
 pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// An authority, and a certificate for localhost that it signed.
+pub fn certificates(directory: &Path) {
+    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
+                    -keyout ca.key -out ca.pem && \
+                  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
+                    -keyout key.pem -out request.pem && \
+                  printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > extensions && \
+                  openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                    -extfile extensions -out cert.pem";
+    let output = Command::new("sh").args(["-c", script]).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The lines logged by this thread, and by the tasks of its runtime.

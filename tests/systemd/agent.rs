@@ -12,7 +12,8 @@ const PORT: &str = "18831";
 const PATIENCE: Duration = Duration::from_secs(60);
 const COMMIT: &str = "7fd1a60b01f91b314f59955a4e4d4e80d8edf11d";
 
-struct Broker(Child);
+/// Killed when dropped.
+pub(super) struct Broker(pub(super) Child);
 
 impl Drop for Broker {
     fn drop(&mut self) {
@@ -21,7 +22,7 @@ impl Drop for Broker {
     }
 }
 
-fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "{what}: {}", journal());
