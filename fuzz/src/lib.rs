@@ -5,6 +5,9 @@ use instance_agent::push::{self, Decoded, Headers, Opened};
 use instance_agent::signature::Secrets;
 
 /// Decodes a message, once as an agent that asks for no signatures and once as one that does.
+///
+/// # Panics
+/// When what comes out is not as it must be.
 pub fn decode(headers: &Headers, payload: &[u8]) {
     let Ok(Opened::Delivery(delivery)) = push::open(headers.clone(), payload) else { return };
     if let Ok(trusted) = delivery.authenticate(None)

@@ -194,6 +194,11 @@ impl Forger {
     }
 
     fn swapped_topic(&mut self) -> Outgoing {
+        if self.random.u8(..3) == 0 {
+            let topics = ["github/acme/other", "github/acme/api/x", "other/acme/api", "github/acme"];
+            let topic = (*self.random.choice(&topics).unwrap()).to_owned();
+            return Outgoing { topic, ..self.sent(self.body.clone(), &self.signature()) };
+        }
         let other = Push { repo: "acme/other".to_owned(), ..Push::new("acme/other", 'f') };
         let good = if self.random.bool() { self.good(&other) } else { self.good_in_envelope(&other) };
         Outgoing { topic: self.deployed.topic(), ..good }
