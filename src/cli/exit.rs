@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::config::LoadError;
+
 /// Something went wrong while running.
 pub(super) const FAILED: u8 = 1;
 /// The configuration is invalid: `EX_CONFIG` of sysexits.h. The unit file does not restart on it.
@@ -22,4 +24,14 @@ pub(super) fn failure(error: &dyn std::error::Error, code: u8) -> ExitCode {
     }
     eprintln!("{line}");
     ExitCode::from(code)
+}
+
+/// For a configuration that cannot be loaded. What may pass, or be mended from afar, is worth another start.
+pub(super) fn of_load(error: &LoadError) -> ExitCode {
+    let another_start = match error {
+        LoadError::Metadata { trouble, .. } => trouble.may_pass(),
+        LoadError::Invalid(errors) => errors.of_tags(),
+        LoadError::Unconfigured(_) | LoadError::Panic(_) => false,
+    };
+    ExitCode::from(if another_start { FAILED } else { CONFIG })
 }
