@@ -84,7 +84,6 @@ impl Imds {
             .no_proxy()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
-            .timeout(REQUEST_LIMIT)
             // A connection costs less than finding out that an idle one was closed.
             .pool_max_idle_per_host(0)
             .build()
@@ -130,7 +129,7 @@ impl Imds {
         let url = self.url(path);
         let mut ceiling = FIRST_PAUSE;
         loop {
-            let trouble = match self.attempt(&url, limit).await {
+            let trouble = match self.attempt(&url, limit, deadline).await {
                 Err(trouble) if trouble.may_pass() => trouble,
                 answer => return answer,
             };
@@ -144,11 +143,16 @@ impl Imds {
         }
     }
 
-    async fn attempt(&self, url: &Url, limit: usize) -> Result<Option<Vec<u8>>, ImdsError> {
-        let mut response = self.ask(url).await?;
+    async fn attempt(
+        &self,
+        url: &Url,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Option<Vec<u8>>, ImdsError> {
+        let mut response = self.ask(url, deadline).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.keep_token(None);
-            response = self.ask(url).await?;
+            response = self.ask(url, deadline).await?;
         }
         match response.status() {
             StatusCode::OK => body(response, limit).await.map(Some),
@@ -157,13 +161,13 @@ impl Imds {
         }
     }
 
-    async fn ask(&self, url: &Url) -> Result<Response, ImdsError> {
-        let token = self.token().await?;
-        send(self.http.get(url.clone()).header("x-aws-ec2-metadata-token", token), url).await
+    async fn ask(&self, url: &Url, deadline: Instant) -> Result<Response, ImdsError> {
+        let token = self.token(deadline).await?;
+        send(self.http.get(url.clone()).header("x-aws-ec2-metadata-token", token), url, deadline).await
     }
 
     /// The token, renewed before it runs out.
-    async fn token(&self) -> Result<HeaderValue, ImdsError> {
+    async fn token(&self, deadline: Instant) -> Result<HeaderValue, ImdsError> {
         let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(token) = kept.filter(|token| Instant::now() < token.stale) {
             return Ok(token.value);
@@ -172,7 +176,7 @@ impl Imds {
         url.set_path("latest/api/token");
         let asked = Instant::now();
         let request = self.http.put(url.clone()).header(TTL, TOKEN_LIFE.as_secs());
-        let response = send(request, &url).await?;
+        let response = send(request, &url, deadline).await?;
         if response.status() != StatusCode::OK {
             return Err(ImdsError::of_status(url.as_str(), response.status()));
         }
@@ -213,8 +217,9 @@ fn life(headers: &HeaderMap) -> Duration {
     seconds.map_or(TOKEN_LIFE, Duration::from_secs).min(TOKEN_LIFE)
 }
 
-async fn send(request: RequestBuilder, url: &Url) -> Result<Response, ImdsError> {
-    request.send().await.map_err(|error| ImdsError::of_transport(url.as_str(), &error))
+async fn send(request: RequestBuilder, url: &Url, deadline: Instant) -> Result<Response, ImdsError> {
+    let limit = REQUEST_LIMIT.min(deadline.saturating_duration_since(Instant::now()));
+    request.timeout(limit).send().await.map_err(|error| ImdsError::of_transport(url.as_str(), &error))
 }
 
 async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, ImdsError> {

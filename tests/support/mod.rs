@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agent;
+pub mod imds;
 pub mod payload;
 pub mod publisher;
 
