@@ -172,8 +172,7 @@ impl Imds {
         if let Some(token) = kept.filter(|token| Instant::now() < token.stale) {
             return Ok(token.value);
         }
-        let mut url = self.base.clone();
-        url.set_path("latest/api/token");
+        let url = self.url(&["api", "token"]);
         let asked = Instant::now();
         let request = self.http.put(url.clone()).header(TTL, TOKEN_LIFE.as_secs());
         let response = send(request, &url, deadline).await?;

@@ -19,6 +19,7 @@
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
 //! | [`config`] | sources → fragments → valid settings |
+//! | [`ec2`], [`imds`] | is this EC2, and what does its metadata service say |
 //! | [`agent`], [`cli`] | wiring, reload, shutdown; the command line |
 
 pub mod agent;

@@ -102,7 +102,7 @@ fn rescue(request: &Request) {
 fn unconfigured(tried: &Tried) -> ExitCode {
     info!(
         %tried,
-        "not configured: write {DEFAULT_FILE} (at least mqtt.url and apps), or pass --broker and --app; then start"
+        "not configured: write {DEFAULT_FILE} (at least mqtt.url and apps), pass --broker and --app, or use EC2 user-data; then start"
     );
     let supervisor = Supervisor::from_environment();
     supervisor.status("Not configured: write /etc/instance-agent/config.yaml, then start");
