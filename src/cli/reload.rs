@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::agent::Reload;
 use crate::config::{LoadError, Loaded, Loader};
@@ -63,11 +63,8 @@ impl Reloader {
             }
             Err(trouble) => {
                 self.failures = self.failures.saturating_add(1);
-                if self.failures.is_power_of_two() {
-                    warn!(%trouble, failures = self.failures, "cannot read the tags of the instance: what they said last holds");
-                } else {
-                    debug!(%trouble, failures = self.failures, "cannot read the tags of the instance");
-                }
+                // The pauses grow, so that this is not said often.
+                warn!(%trouble, failures = self.failures, "cannot read the tags of the instance: what they said last holds");
                 false
             }
         }

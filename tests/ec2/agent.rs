@@ -63,7 +63,7 @@ fn user_data_is_all_that_an_instance_needs() {
     let mut agent = start(&instance, &imds);
     agent.subscribed(1);
     publish(&broker, "acme/api", "main", 'a');
-    agent.did(&["stop api", "start api aaaaaaa"]);
+    agent.logged("deployed", &[("app", "api")]);
     assert!(agent.stop().success());
     let starts =
         agent.logged("instance-agent starts", &[("client_id", "instance-agent-i-0123456789abcdef0")]);

@@ -135,6 +135,10 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     };
     let mut stream = reader.into_inner();
     let answer = match trouble {
+        // To something that is there: who follows gets it.
+        Some(Trouble::Status(302)) => {
+            (302, Vec::new(), "Location: /latest/meta-data/instance-id\r\n".to_owned())
+        }
         Some(Trouble::Status(status)) => (status, Vec::new(), String::new()),
         Some(Trouble::Closed) => return,
         Some(Trouble::Silent) => {
