@@ -3,16 +3,11 @@
 mod connection;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -21,13 +16,14 @@ use tracing::{debug, info, warn};
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
-use crate::journal::{Record, Session, SessionFile, Store};
+use crate::journal::{Record, Rescue, RescueFile, Session, SessionFile, Store};
 use crate::mqtt::{Ack, ConnectionState, Message};
 use crate::push::Headers;
 use crate::recovery;
 use crate::refs::RefMismatch;
 use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
+use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
 use crate::throttle::Throttle;
 use crate::worker::{self, Context, Gate, Offer, Receipt, Turns, Worker, Workers};
@@ -55,20 +51,9 @@ pub struct Reload {
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The state directory cannot be made.
-    #[error("the state directory {} cannot be made: {source}; set state_dir to one that can", path.display())]
-    StateDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another agent has it.
-    #[error("{}: another instance-agent runs on this state directory: stop it, or set another state_dir", path.display())]
-    Locked {
-        /// The state directory.
-        path: PathBuf,
-    },
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] recovery::RecoveryError),
@@ -87,11 +72,10 @@ pub async fn run(
     mut reloads: mpsc::Receiver<Reload>,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let store = Store::new(&settings.state_dir);
-    make_state_dir(&settings.state_dir, &store)?;
-    let _lock = lock(&settings.state_dir)?;
+    let state_dir = StateDir::open(&settings.state_dir)?;
     let mut heartbeat = Heartbeat::of(&dependencies.supervisor);
-    let recovery = recovery::recover(&store, &dependencies.manager, &dependencies.runner);
+    let Dependencies { manager, runner, .. } = &dependencies;
+    let recovery = recovery::recover(state_dir.store(), manager, runner, settings.environment.as_deref());
     let Some(records) = attended(recovery, &dependencies.supervisor, &mut heartbeat, &shutdown).await else {
         return Ok(());
     };
@@ -140,22 +124,6 @@ async fn attended<T>(
             _ = patience.tick() => supervisor.extend_timeout(PATIENCE),
         }
     }
-}
-
-/// Two agents on one journal would undo each other's work. The directory itself is locked, which needs no write.
-fn lock(state_dir: &Path) -> Result<Flock<File>, AgentError> {
-    let path = state_dir.to_owned();
-    let failed = |source| AgentError::StateDir { path: path.clone(), source };
-    let dir = File::open(state_dir).map_err(failed)?;
-    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => AgentError::Locked { path: path.clone() },
-        errno => failed(errno.into()),
-    })
-}
-
-fn make_state_dir(path: &Path, store: &Store) -> Result<(), AgentError> {
-    let made = fs::create_dir_all(path).and_then(|()| store.create());
-    made.map_err(|source| AgentError::StateDir { path: path.to_owned(), source })
 }
 
 /// The watchdog's clock; silent where there is none.
@@ -224,9 +192,20 @@ impl Agent {
             router,
             shutdown,
         };
+        agent.remember_rescue();
         agent.staff(records);
         agent.tell_status();
         agent
+    }
+
+    /// For the next start, whose configuration may be invalid.
+    fn remember_rescue(&self) {
+        let Settings { service_manager, environment, state_dir, .. } = &self.settings;
+        let rescue = Rescue { service_manager: service_manager.clone(), environment: environment.clone() };
+        let file = RescueFile::new(state_dir);
+        if let Err(error) = file.write(&rescue) {
+            warn!(file = %file.path().display(), %error, "cannot remember the service manager");
+        }
     }
 
     /// Gives each app its worker, and takes them from apps that are gone.
@@ -298,6 +277,7 @@ impl Agent {
         self.router = Arc::new(Router::new(settings.topic.clone(), &settings.apps));
         self.settings = settings;
         self.rejections = Throttle::new();
+        self.remember_rescue();
         self.staff(Vec::new());
         if reconnect {
             self.reconnect().await;

@@ -14,7 +14,7 @@
 //! | [`mqtt`] | keeps the connection: polls, subscribes, acknowledges, backs off |
 //! | [`topic`], [`push`] | topic, headers and payload → a push made of validated values |
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
-//! | [`journal`], [`recovery`] | what outlives the agent, and what it mends first at a start |
+//! | [`journal`], [`recovery`], [`state_dir`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
 //! | [`command`], [`service`] | run a configured command; stop, start and look at services |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
@@ -38,6 +38,7 @@ pub mod recovery;
 pub mod refs;
 pub mod router;
 pub mod service;
+pub mod state_dir;
 pub mod supervisor;
 mod tail;
 mod throttle;

@@ -29,12 +29,14 @@ pub async fn recover(
     store: &Store,
     manager: &Arc<dyn ServiceManager>,
     runner: &Runner,
+    environment: Option<&str>,
 ) -> Result<Vec<Record>, RecoveryError> {
     let mut mended = Vec::new();
     let mut mending = JoinSet::new();
     for record in read(store)? {
         if record.attempt.is_some() {
-            mending.spawn(mend(record, store.clone(), manager.clone(), runner.clone()));
+            let (manager, runner) = (manager.clone(), runner.clone());
+            mending.spawn(mend(record, store.clone(), manager, runner, environment.map(str::to_owned)));
         } else {
             mended.push(record);
         }
@@ -43,7 +45,13 @@ pub async fn recover(
     Ok(mended)
 }
 
-async fn mend(mut record: Record, store: Store, manager: Arc<dyn ServiceManager>, runner: Runner) -> Record {
+async fn mend(
+    mut record: Record,
+    store: Store,
+    manager: Arc<dyn ServiceManager>,
+    runner: Runner,
+    environment: Option<String>,
+) -> Record {
     // Counted first: should the agent be killed in here, this one is not made for ever.
     let Some(attempt) = record.count_interruption() else { return record };
     write(&store, &record);
@@ -51,7 +59,10 @@ async fn mend(mut record: Record, store: Store, manager: Arc<dyn ServiceManager>
     warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
     end_survivors(&app, &attempt, &runner).await;
     if attempt.touched {
-        start_services(&record, &attempt, manager.as_ref()).await;
+        // Of the revision that ran for certain last: the interrupted one may be half in place.
+        let environment =
+            handover::environment(&record.app, environment.as_deref(), record.last_good.as_ref(), None);
+        start_services(&record.app, &attempt, manager.as_ref(), &environment).await;
     }
     if record.interrupted(SystemTime::now()) {
         error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
@@ -88,15 +99,19 @@ async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
         Some(running) => runner.end_survivor(running).await,
         None => Ok(()),
     };
-    for error in [named, noted].into_iter().filter_map(Result::err) {
+    let marked = runner.end_marked(&attempt.mark).await;
+    for error in [named, noted, marked].into_iter().filter_map(Result::err) {
         error!(%app, %error, "cannot end a command that outlived the agent");
     }
 }
 
-/// With the environment of the revision that ran for certain last: the interrupted one may be half in place.
-async fn start_services(record: &Record, attempt: &InProgress, manager: &dyn ServiceManager) {
-    let environment = handover::environment(&record.app, None, record.last_good.as_ref(), None);
-    let (app, sha) = (&record.app, &attempt.revision.commit);
+async fn start_services(
+    app: &AppName,
+    attempt: &InProgress,
+    manager: &dyn ServiceManager,
+    environment: &[(String, String)],
+) {
+    let sha = &attempt.revision.commit;
     for service in &attempt.services {
         // A start of what is up could make it run twice, where the manager does not see to that.
         if let Ok(Ok(Status::Running { .. } | Status::Completed)) =
@@ -104,7 +119,7 @@ async fn start_services(record: &Record, attempt: &InProgress, manager: &dyn Ser
         {
             continue;
         }
-        match timeout(START_TIMEOUT, manager.start(service, &environment)).await {
+        match timeout(START_TIMEOUT, manager.start(service, environment, &attempt.mark)).await {
             Ok(Ok(())) => {
                 info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
             }

@@ -249,6 +249,8 @@ fn read(path: &Path, max_payload: usize) -> Result<Vec<u8>, String> {
 mod tests {
     use crate::service::{Answer, Limits};
 
+    use crate::command::Mark;
+
     use super::*;
 
     /// Never answers.
@@ -259,11 +261,11 @@ mod tests {
             "silent"
         }
 
-        fn stop<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, ()> {
+        fn stop<'a>(&'a self, _: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 
-        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)]) -> Answer<'a, ()> {
+        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)], _: &'a Mark) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 

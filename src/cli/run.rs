@@ -1,7 +1,8 @@
 //! `instance-agent run`: signals, logging and exit codes around [`agent::run`].
 
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use tracing::{error, info, warn};
 use crate::agent::{self, Dependencies};
 use crate::command::{Runner, SystemdTools};
 use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
-use crate::journal::{Record, Store};
+use crate::journal::{Record, Rescue, RescueFile, Store};
 use crate::recovery;
 use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
+use crate::state_dir::StateDir;
 use crate::supervisor::Supervisor;
 
 use super::log::{self, LogArgs};
@@ -68,34 +70,27 @@ async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
 
 /// Services that an interrupted deploy had stopped are started even though the configuration is invalid.
 fn rescue(request: &Request) {
-    let store = Store::new(&config::state_dir(request));
-    let interrupted = |records: &[Record]| {
-        records.iter().any(|record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched))
-    };
-    if !store.read_all().is_ok_and(|(records, _)| interrupted(&records)) {
+    let path = config::state_dir(request);
+    let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
+    if !Store::new(&path).read_all().is_ok_and(|(records, _)| records.iter().any(touched)) {
         return;
     }
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(problem) => {
-            error!("cannot start the services that an interrupted deploy had stopped: {problem}");
-            return;
-        }
-    };
-    runtime.block_on(async {
-        let choice = config::service_manager(request);
-        match service::detect(&choice, &DetectionRoot::default()).await {
-            Ok(manager) => {
-                let runner = runner(manager.as_ref()).await;
-                if let Err(problem) = recovery::recover(&store, &manager, &runner).await {
-                    error!("{problem}");
-                }
-            }
-            Err(problem) => {
-                error!("cannot start the services that an interrupted deploy had stopped: {problem}");
-            }
-        }
-    });
+    let recovery = async { recover(request, &StateDir::open(&path)?, &path).await };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    if let Err(problem) = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(recovery)) {
+        error!("cannot start the services that an interrupted deploy had stopped: {problem}");
+    }
+}
+
+/// As the last valid configuration had it: this one may not even say what stops and starts services.
+async fn recover(request: &Request, state_dir: &StateDir, path: &Path) -> Result<(), Box<dyn Error>> {
+    let kept = RescueFile::new(path).read();
+    let Rescue { service_manager, environment } = kept
+        .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
+    let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
+    let runner = runner(manager.as_ref()).await;
+    recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
+    Ok(())
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.

@@ -66,6 +66,15 @@ pub enum SurvivorError {
         /// Its number.
         pgid: i32,
     },
+    /// They are process groups that were found by their mark.
+    #[error("process groups {groups:?} do not end: see `ps -g NUMBER` for each, and end them by hand")]
+    Marked {
+        /// Their numbers.
+        groups: Vec<i32>,
+    },
+    /// Nobody can be looked for.
+    #[error("/proc cannot be read: {0}: mount it, or look for commands that still run by hand")]
+    Processes(io::Error),
     /// It cannot be told from another one.
     #[error("process group {pgid} cannot be looked at: {error}: mount /proc so that the agent can read it")]
     Unknown {

@@ -10,6 +10,7 @@ mod error;
 mod failure;
 mod group;
 mod job;
+mod mark;
 mod output;
 mod state;
 mod survivor;
@@ -33,6 +34,7 @@ pub use error::{CommandError, StartError};
 pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};
 pub use job::{JobName, JobStep, Running};
+pub use mark::Mark;
 use output::Output;
 pub use survivor::ProcessGroup;
 use systemd::Systemd;
@@ -152,6 +154,11 @@ impl Runner {
             Running::Unit(job) => self.end_survivors(std::slice::from_ref(job)).await,
             Running::Group(group) => group.end(self.kill_after).await,
         }
+    }
+
+    /// Ends whatever has this mark in its environment, as [`Self::end_survivor`] does.
+    pub async fn end_marked(&self, mark: &Mark) -> Result<(), SurvivorError> {
+        mark.end(self.kill_after).await
     }
 
     /// Ends whatever is left of these commands, as [`Self::end_survivor`] does, without a record of them: under

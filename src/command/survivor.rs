@@ -14,7 +14,7 @@ use super::group::LOOK;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How long killed processes may take to be gone: some wait for a disk first.
-const GONE: Duration = Duration::from_secs(10);
+pub(super) const GONE: Duration = Duration::from_secs(10);
 
 /// A process group that a later process can tell from another one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! YAML file → fragment.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -42,6 +43,14 @@ fn read_text(path: &Path) -> io::Result<String> {
         let problem = format!("not UTF-8 text (byte {offset}): is this the right file?");
         io::Error::new(io::ErrorKind::InvalidData, problem)
     })
+}
+
+/// The value of a top-level key, even where the document around it is no configuration, or no YAML.
+pub(super) fn value_of(key: &str, path: &Path) -> Option<String> {
+    let text = read_text(path).ok()?;
+    let is_key = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
+    let line = text.lines().find(is_key)?;
+    serde_yaml::from_str::<BTreeMap<String, String>>(line).ok()?.remove(key)
 }
 
 /// Parses a document. `Ok(None)`: it holds nothing but comments.
@@ -171,6 +180,23 @@ mod tests {
         assert!(mistake("mqtt: [\n").starts_with("c.yaml:"), "{}", mistake("mqtt: [\n"));
         assert!(mistake("mqtt:\n\turl: x\n").starts_with("c.yaml:2: not valid YAML here: tab"));
         assert_eq!(mistake("a: \u{0}"), "c.yaml:1: holds a control character: this is no YAML text");
+    }
+
+    #[test]
+    fn a_value_is_found_in_what_is_no_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yaml");
+        for (text, expected) in [
+            ("colour: red\nstate_dir: /var/x # here\n", Some("/var/x")),
+            ("apps: [\n]]\n\tx\nstate_dir: \"/var/x\"\r\n", Some("/var/x")),
+            ("mqtt:\n  state_dir: /var/x\n", None),
+            ("state_dir_: /var/x\n", None),
+            ("state_dir: [a]\n", None),
+            ("state_dir: [\n", None),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(value_of("state_dir", &file).as_deref(), expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -166,15 +166,22 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// The state directory that the sources name, even where they are invalid in other ways; else systemd's, else the
-/// default.
+/// The state directory that the sources name, even where they are invalid; else systemd's, else the default.
 pub fn state_dir(request: &Request) -> PathBuf {
     let sources = source::read(request).ok();
     let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
     let named = named.and_then(|named| values::path(&named.value).ok());
     let flag = || request.flags.state_dir.clone();
+    let in_invalid_file = || {
+        let text = file::value_of("state_dir", request.path())?;
+        values::path(&fragment::Scalar::Text(text)).ok()
+    };
     let of_unit = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    named.or_else(flag).or_else(of_unit).unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
+    named
+        .or_else(flag)
+        .or_else(in_invalid_file)
+        .or_else(of_unit)
+        .unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
 }
 
 /// The service manager that the sources name, even where they are invalid in other ways; else whichever runs here.

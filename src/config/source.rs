@@ -201,8 +201,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// The file that is read.
-    pub fn path(&self) -> &Path {
+    /// The configuration file, which may be missing.
+    pub(super) fn path(&self) -> &Path {
         self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
 }

@@ -3,6 +3,7 @@
 mod admission;
 mod entry;
 mod record;
+mod rescue;
 mod session;
 mod store;
 pub(crate) mod time;
@@ -10,6 +11,7 @@ pub(crate) mod time;
 pub(crate) use admission::Admission;
 pub use entry::Entry;
 pub use record::{Desired, InProgress, Record};
+pub use rescue::{Rescue, RescueFile};
 pub use session::{Session, SessionFile};
 pub use store::{ReadError, Store};
 pub(crate) use time::optional as optional_time;

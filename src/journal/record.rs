@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Running;
+use crate::command::{Mark, Running};
 use crate::config::{App, AppName};
 use crate::github::RepoName;
 use crate::outcome::Verdict;
@@ -100,7 +100,10 @@ pub struct InProgress {
     pub started_at: SystemTime,
     /// Services were stopped, or are about to be.
     pub touched: bool,
-    /// The process group of the command that was begun last, where systemd does not know it by name.
+    /// By which whatever it runs is found when the agent does not live to see its end.
+    pub mark: Mark,
+    /// The process group of the command that was begun last, where systemd does not know it by name: it may have
+    /// cleared its environment, and the mark with it.
     pub running: Option<Running>,
 }
 
@@ -205,6 +208,7 @@ impl Record {
             services: self.services.clone(),
             started_at: now,
             touched: false,
+            mark: Mark::random(),
             running: None,
         };
         self.attempt = Some(attempt.clone());

@@ -1,5 +1,9 @@
 //! Any other service manager: three commands of the configuration.
 
+use serde::{Deserialize, Serialize};
+
+use crate::command::Mark;
+
 use super::client::{Finished, run};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 
@@ -7,7 +11,8 @@ use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 const SERVICE: &str = "{service}";
 
 /// A command with `{service}` in it: a program and its arguments, which no shell reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Template(Vec<String>);
 
 /// Why a list of words is no [`Template`].
@@ -24,6 +29,20 @@ pub enum TemplateError {
     /// A NUL character, which no command can be given.
     #[error("contains a NUL character: take it out")]
     Nul,
+}
+
+impl TryFrom<Vec<String>> for Template {
+    type Error = TemplateError;
+
+    fn try_from(words: Vec<String>) -> Result<Self, TemplateError> {
+        Self::new(words)
+    }
+}
+
+impl From<Template> for Vec<String> {
+    fn from(template: Template) -> Self {
+        template.0
+    }
 }
 
 impl Template {
@@ -51,7 +70,7 @@ impl Template {
 }
 
 /// A service manager made of commands. All it knows of a running service is that it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomManager {
     /// What logs call it.
     pub name: String,
@@ -68,12 +87,19 @@ impl ServiceManager for CustomManager {
         &self.name
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.stop, service, &[]).await?) })
+    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
+        Box::pin(async { succeed(perform(&self.stop, service, &[mark.of_manager()]).await?) })
     }
 
-    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.start, service, environment).await?) })
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        mark: &'a Mark,
+    ) -> Answer<'a, ()> {
+        let revision = environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let environment: Vec<_> = revision.chain([mark.of_manager()]).collect();
+        Box::pin(async move { succeed(perform(&self.start, service, &environment).await?) })
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
@@ -96,7 +122,7 @@ impl ServiceManager for CustomManager {
 async fn perform(
     template: &Template,
     service: &ServiceName,
-    environment: &[(String, String)],
+    environment: &[(&str, String)],
 ) -> Result<Finished, ServiceError> {
     let words = template.fill(service);
     let argv: Vec<&str> = words.iter().map(String::as_str).collect();

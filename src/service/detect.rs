@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::client::{UNTRANSLATED, run};
 use super::{CustomManager, ServiceManager, Systemd, Upstart};
 
@@ -11,7 +13,8 @@ use super::{CustomManager, ServiceManager, Systemd, Upstart};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which service manager the configuration wants.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ManagerChoice {
     /// The one that runs this host.
     #[default]

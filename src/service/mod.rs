@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::Mark;
+
 /// What a service manager answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ServiceError>> + Send + 'a>>;
 
@@ -32,10 +34,17 @@ pub trait ServiceManager: Send + Sync {
     fn name(&self) -> &str;
 
     /// Stops the service and waits until it is down. A service that is down already is no error.
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()>;
+    ///
+    /// Should the agent be killed meanwhile, the next one ends what has the `mark` before it does anything else.
+    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()>;
 
-    /// Starts the service, handing it `environment` where the manager can.
-    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()>;
+    /// Starts the service, handing it `environment` where the manager can; for `mark` see [`Self::stop`].
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        mark: &'a Mark,
+    ) -> Answer<'a, ()>;
 
     /// What the service is doing now.
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status>;

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::command::Mark;
+
 use super::client::{Finished, UNTRANSLATED, run};
 use super::unit::{PROPERTIES, Unit};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
@@ -98,11 +100,17 @@ impl ServiceManager for Systemd {
         Self::NAME
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
+    // A `systemctl` that outlives the agent only waits: systemd does the work, and a later job replaces an earlier.
+    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
         Box::pin(self.stop_unit(service))
     }
 
-    fn start<'a>(&'a self, service: &'a ServiceName, _environment: &'a [(String, String)]) -> Answer<'a, ()> {
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        _: &'a [(String, String)],
+        _: &'a Mark,
+    ) -> Answer<'a, ()> {
         Box::pin(self.start_unit(service))
     }
 

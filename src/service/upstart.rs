@@ -1,5 +1,7 @@
 //! upstart, through `initctl`. Its words are those of upstart 1.12.
 
+use crate::command::Mark;
+
 use super::client::{Finished, UNTRANSLATED, run};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
 
@@ -27,14 +29,17 @@ impl Upstart {
         verb: &str,
         service: &ServiceName,
         assignments: &[String],
+        mark: Option<&Mark>,
     ) -> Result<Finished, ServiceError> {
         let mut argv = vec![self.program.as_str(), verb, service.as_str()];
         argv.extend(assignments.iter().map(String::as_str));
-        run(&argv, &UNTRANSLATED).await
+        let untranslated = UNTRANSLATED.map(|(name, value)| (name, value.to_owned()));
+        let environment: Vec<_> = untranslated.into_iter().chain(mark.map(Mark::of_manager)).collect();
+        run(&argv, &environment).await
     }
 
-    async fn stop_job(&self, service: &ServiceName) -> Result<(), ServiceError> {
-        let finished = self.initctl("stop", service, &[]).await?;
+    async fn stop_job(&self, service: &ServiceName, mark: &Mark) -> Result<(), ServiceError> {
+        let finished = self.initctl("stop", service, &[], Some(mark)).await?;
         if finished.success() || finished.says("Unknown instance:") {
             return Ok(());
         }
@@ -45,10 +50,11 @@ impl Upstart {
         &self,
         service: &ServiceName,
         environment: &[(String, String)],
+        mark: &Mark,
     ) -> Result<(), ServiceError> {
         let assignments: Vec<String> =
             environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let finished = self.initctl("start", service, &assignments).await?;
+        let finished = self.initctl("start", service, &assignments, Some(mark)).await?;
         if finished.success() || finished.says("Job is already running:") {
             return Ok(());
         }
@@ -56,7 +62,7 @@ impl Upstart {
     }
 
     async fn status_of(&self, service: &ServiceName) -> Result<Status, ServiceError> {
-        let finished = self.initctl("status", service, &[]).await?;
+        let finished = self.initctl("status", service, &[], None).await?;
         if finished.success() {
             return parse(service, &finished.output).ok_or_else(|| finished.into_misunderstanding());
         }
@@ -81,12 +87,17 @@ impl ServiceManager for Upstart {
         NAME
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
-        Box::pin(self.stop_job(service))
+    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
+        Box::pin(self.stop_job(service, mark))
     }
 
-    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()> {
-        Box::pin(self.start_job(service, environment))
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        mark: &'a Mark,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.start_job(service, environment, mark))
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {

@@ -135,7 +135,9 @@ impl Deploy<'_> {
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
         let ledger = self.ledger.clone();
         let started = |running| remember(ledger, running);
-        let ran = self.context.runner.run(&job, spec, environment, &stop, started).await;
+        let (name, mark) = self.attempt.mark.of_command();
+        let environment = [environment, &[(name.to_owned(), mark)]].concat();
+        let ran = self.context.runner.run(&job, spec, &environment, &stop, started).await;
         self.forget_running();
         match ran {
             Ok(()) => true,
@@ -154,7 +156,9 @@ impl Deploy<'_> {
             }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
             let limit = self.limit(service, self.app.stop_timeout, |limits| limits.stop).await;
-            if let Err(problem) = self.bounded(limit, self.context.manager.stop(service)).await {
+            if let Err(problem) =
+                self.bounded(limit, self.context.manager.stop(service, &self.attempt.mark)).await
+            {
                 self.failures.push(service_failure(Step::Stop, service, problem));
                 return false;
             }
@@ -168,8 +172,8 @@ impl Deploy<'_> {
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let limit = self.limit(service, self.app.start_timeout, |limits| limits.start).await;
-            if let Err(problem) = self.bounded(limit, self.context.manager.start(service, environment)).await
-            {
+            let starting = self.context.manager.start(service, environment, &self.attempt.mark);
+            if let Err(problem) = self.bounded(limit, starting).await {
                 self.failures.push(service_failure(Step::Start, service, problem));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::command::Mark;
 use crate::outcome::Verdict;
 use crate::refs::{Branches, RefRules};
 use crate::service::{Answer, Limits, ServiceError, ServiceName, Status};
@@ -64,11 +65,16 @@ impl ServiceManager for Fake {
         "fake"
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, ()> {
+    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
         Box::pin(self.act("stop", service, None))
     }
 
-    fn start<'a>(&'a self, service: &'a ServiceName, environment: &'a [(String, String)]) -> Answer<'a, ()> {
+    fn start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        _: &'a Mark,
+    ) -> Answer<'a, ()> {
         let sha = environment.iter().find(|(name, _)| name == "GITHUB_SHA").map(|(_, sha)| sha.as_str());
         Box::pin(self.act("start", service, sha))
     }
