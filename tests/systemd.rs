@@ -287,9 +287,9 @@ async fn case_a_dropped_stop_goes_on_in_systemd() {
     let wait = "until test -e /run/slow-may-stop; do sleep 0.05; done";
     let slow = unit("slow", &format!("[Service]\nExecStart=sleep infinity\nExecStop=sh -c '{wait}'\n"));
     start(&slow).await;
-    let systemd = Systemd::new();
+    let (systemd, mark) = (Systemd::new(), Mark::random());
     tokio::select! {
-        stopped = systemd.stop(&slow, &Mark::random()) => panic!("{stopped:?}, but it may not stop yet"),
+        stopped = systemd.stop(&slow, &mark) => panic!("{stopped:?}, but it may not stop yet"),
         () = wait_for(&slow, |status| *status == Status::Stopped) => {}
     }
     let answer = Command::new("systemctl").args(["show", "--property=ActiveState", "slow"]).output().unwrap();
