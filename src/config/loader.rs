@@ -51,6 +51,12 @@ pub enum LoadError {
     Panic(String),
 }
 
+impl From<ImdsError> for LoadError {
+    fn from(trouble: ImdsError) -> Self {
+        Self::Metadata { trouble, without: None }
+    }
+}
+
 fn and_without(errors: Option<&ConfigErrors>) -> String {
     errors.map_or_else(String::new, |errors| format!("\n{errors}"))
 }
@@ -70,8 +76,7 @@ impl Loader {
     pub fn new(request: Request, mut host: Host, endpoint: Option<&str>) -> Result<Self, LoadError> {
         host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
-        let imds = endpoint.map(Imds::new).transpose();
-        let imds = imds.map_err(|trouble| LoadError::Metadata { trouble, without: None })?;
+        let imds = endpoint.map(Imds::new).transpose()?;
         Ok(Self { request, host, imds, user_data: None, tags: None })
     }
 
@@ -116,12 +121,12 @@ impl Loader {
         }
     }
 
-    /// Asks the metadata service for what is not known yet. `Ok(Some(_))`: trouble that one can do without an end to.
+    /// Asks the metadata service for what is not known yet. `Ok(Some(_))`: there was trouble, but what is known will do.
     async fn consult(&mut self, local: &Sources, limit: Duration) -> Result<Option<ImdsError>, LoadError> {
         let begun = Instant::now();
-        let trouble = match self.fetch(local, begun + limit.min(DISPENSABLE)).await? {
-            Ok(tags_off) => return Ok(tags_off),
-            Err(trouble) => trouble,
+        let trouble = match self.fetch(local, begun + limit.min(DISPENSABLE)).await {
+            Err(LoadError::Metadata { trouble, .. }) => trouble,
+            done => return done,
         };
         let nothing_else = local.is_empty() && !trouble.may_pass();
         let without = self.lacks_without(local).await;
@@ -132,43 +137,35 @@ impl Loader {
             return Err(without.because(trouble));
         }
         warn!(%trouble, "waiting for the metadata service: the configuration is incomplete without it");
-        let answered = self.fetch(local, begun + limit).await?;
-        answered.map_err(|trouble| without.because(trouble))
+        match self.fetch(local, begun + limit).await {
+            Err(LoadError::Metadata { trouble, .. }) => Err(without.because(trouble)),
+            done => done,
+        }
     }
 
-    /// The inner error is the metadata service's; `Ok(Some(_))`: it has no tags for us.
-    async fn fetch(
-        &mut self,
-        local: &Sources,
-        deadline: Instant,
-    ) -> Result<Result<Option<ImdsError>, ImdsError>, ConfigErrors> {
-        let Some(imds) = &self.imds else { return Ok(Ok(None)) };
+    /// `Ok(Some(_))`: the metadata holds no tags, though they are wanted.
+    async fn fetch(&mut self, local: &Sources, deadline: Instant) -> Result<Option<ImdsError>, LoadError> {
+        let Some(imds) = &self.imds else { return Ok(None) };
         if self.user_data.is_none() {
-            let user_data = match imds.user_data(deadline).await {
-                Ok(user_data) => user_data,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
-            self.user_data =
-                Some(user_data.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw))?);
+            let raw = imds.user_data(deadline).await?;
+            self.user_data = Some(raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw))?);
         }
         if self.host.platform.instance_id.is_none() {
-            match imds.instance_id(deadline).await {
-                Ok(id) => self.host.platform.instance_id = Some(id),
-                Err(trouble) => return Ok(Err(trouble)),
-            }
+            self.host.platform.instance_id = Some(imds.instance_id(deadline).await?);
         }
         if !self.with_user_data(local.clone()).want_tags() {
-            return Ok(Ok(None));
+            return Ok(None);
         }
         match imds.tags(tags::is_for_agent, deadline).await {
-            Ok(tags) => self.tags = Some(tags),
             Err(off @ ImdsError::TagsOff { .. }) => {
                 self.tags.get_or_insert_default();
-                return Ok(Ok(Some(off)));
+                Ok(Some(off))
             }
-            Err(trouble) => return Ok(Err(trouble)),
+            tags => {
+                self.tags = Some(tags?);
+                Ok(None)
+            }
         }
-        Ok(Ok(None))
     }
 
     /// What is known already may do.
@@ -176,10 +173,9 @@ impl Loader {
         if self.with_user_data(local.clone()).want_tags() && self.tags.is_none() {
             return Lack::Tags;
         }
-        let merged = self.merged(local.clone(), &mut Vec::new()).map_err(LoadError::from);
-        let validated = match merged {
+        let validated = match self.merged(local.clone(), &mut Vec::new()) {
             Ok(sources) => self.validated(sources).await,
-            Err(error) => Err(error),
+            Err(errors) => Err(errors.into()),
         };
         match validated {
             Err(LoadError::Invalid(errors)) => Lack::Settings(errors),
