@@ -21,14 +21,17 @@
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
 //! | [`publish`] | the other side: a webhook's body, or a wish → the message that agents take |
 //! | [`config`] | sources → fragments → valid settings |
+//! | [`ec2`], [`imds`] | is this EC2, and what does its metadata service say |
 //! | [`agent`], [`cli`] | wiring, reload, shutdown; the command line |
 
 pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod ec2;
 pub mod github;
 pub mod handover;
+pub mod imds;
 pub mod journal;
 pub mod mqtt;
 pub mod outcome;

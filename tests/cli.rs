@@ -39,6 +39,7 @@ fn agent_given(arguments: &[&str], input: &[u8]) -> Output {
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::{self, App, AppName, DEFAULT_FILE, Host, Loaded, Settings, Shown, Subscribe};
+use crate::config::{App, AppName, LoadError, Loaded, Settings, Shown, Subscribe, Tried};
 use crate::push::Headers;
 use crate::router::{Routed, Router};
 use crate::service::{self, DetectionRoot, ServiceError, ServiceManager, ServiceName, Status};
 
 use super::{ConfigArgs, exit, output};
 
-/// A status is a matter of milliseconds where all is well.
+/// A status is a matter of milliseconds where all is well, and so is an answer of the metadata service.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOKS_AT_ONCE: usize = 8;
 
@@ -46,30 +46,31 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn check(args: CheckArgs) -> ExitCode {
-    let loaded = match config::load(&args.config.into_request(), &Host::detect()) {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return output::print(unconfigured),
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
-    match (&args.message, &args.topic) {
-        (Some(message), Some(topic)) => explain(&loaded.settings, message, topic, &args.headers),
-        _ => show(&loaded),
-    }
-}
-
-fn unconfigured(out: &mut dyn Write) -> io::Result<ExitCode> {
-    writeln!(out, "Not configured: {DEFAULT_FILE} is missing or empty, and no flag says what to do.")?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn show(loaded: &Loaded) -> ExitCode {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
+    let loaded = args.config.into_loader().and_then(|mut loader| runtime.block_on(loader.load(PATIENCE)));
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(LoadError::Unconfigured(tried)) => return output::print(|out| unconfigured(out, &tried)),
+        Err(error) => {
+            eprintln!("{error}");
+            return exit::of_load(&error);
+        }
+    };
+    match (&args.message, &args.topic) {
+        (Some(message), Some(topic)) => explain(&loaded.settings, message, topic, &args.headers),
+        _ => show(&loaded, &runtime),
+    }
+}
+
+fn unconfigured(out: &mut dyn Write, tried: &Tried) -> io::Result<ExitCode> {
+    writeln!(out, "Not configured: {tried}.")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(loaded: &Loaded, runtime: &Runtime) -> ExitCode {
     output::print(|out| {
         print_settings(out, loaded)?;
         // Seen before the services are looked at, which may take a while.

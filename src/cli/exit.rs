@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use crate::config::LoadError;
+use crate::imds::ImdsError;
+
 /// Something went wrong while running.
 pub(super) const FAILED: u8 = 1;
 /// The arguments cannot be meant so; what the argument parser ends with, too.
@@ -24,4 +27,14 @@ pub(super) fn failure(error: &dyn std::error::Error, code: u8) -> ExitCode {
     }
     eprintln!("{line}");
     ExitCode::from(code)
+}
+
+/// For a configuration that cannot be loaded. What may pass, or be mended from afar, is worth another start.
+pub(super) fn of_load(error: &LoadError) -> ExitCode {
+    let another_start = match error {
+        LoadError::Metadata { trouble, .. } => !matches!(trouble, ImdsError::Endpoint { .. }),
+        LoadError::Invalid(errors) => errors.of_tags(),
+        LoadError::Unconfigured(_) | LoadError::Panic(_) => false,
+    };
+    ExitCode::from(if another_start { FAILED } else { CONFIG })
 }

@@ -3,14 +3,27 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use clap::{Args, ValueEnum};
 use nix::sys::stat::fstat;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::format::{Compact, Format, Writer};
+use tracing_subscriber::fmt::format::{Compact, DefaultFields, Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::ec2::InstanceId;
+
+/// In every line once it is known: collectors mix the lines of many instances.
+static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
+
+/// From now on each line says which instance it comes from.
+pub(super) fn name_instance(id: &InstanceId) {
+    // Set already: an instance keeps its id.
+    let _ = INSTANCE.set(id.clone());
+}
 
 /// How to log.
 #[derive(Debug, Args)]
@@ -50,9 +63,13 @@ impl LogArgs {
         };
         let base = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
         match self.log_format {
-            LogFormat::Json => base.json().flatten_event(true).init(),
-            LogFormat::Text if is_journal() => base.with_ansi(false).event_format(Journal::new()).init(),
-            LogFormat::Text => base.with_ansi(io::stderr().is_terminal()).compact().init(),
+            LogFormat::Json => base.fmt_fields(JsonFields::new()).event_format(OneObject::new()).init(),
+            LogFormat::Text if is_journal() => {
+                base.fmt_fields(WithInstance).with_ansi(false).event_format(Journal::new()).init();
+            }
+            LogFormat::Text => {
+                base.fmt_fields(WithInstance).with_ansi(io::stderr().is_terminal()).compact().init();
+            }
         }
     }
 }
@@ -91,5 +108,43 @@ where
         };
         write!(writer, "<{priority}>")?;
         self.0.format_event(context, writer, event)
+    }
+}
+
+/// The fields of an event, and the instance after them.
+struct WithInstance;
+
+impl<'writer> FormatFields<'writer> for WithInstance {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        DefaultFields::new().format_fields(writer.by_ref(), fields)?;
+        INSTANCE.get().map_or(Ok(()), |id| write!(writer, " instance_id={id}"))
+    }
+}
+
+/// One JSON object a line, the instance first in it.
+struct OneObject(Format<Json>);
+
+impl OneObject {
+    fn new() -> Self {
+        Self(Format::default().with_target(false).json().flatten_event(true))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for OneObject
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some(id) = INSTANCE.get() else { return self.0.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        // An id needs no escape, and an event is an object that is never empty.
+        write!(writer, "{{\"instance_id\":\"{id}\",{}", line.strip_prefix('{').unwrap_or(&line))
     }
 }

@@ -6,6 +6,7 @@ mod exit;
 mod log;
 mod output;
 mod publish;
+mod reload;
 mod run;
 mod status;
 
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Flags, Request};
+use crate::config::{Flags, Host, LoadError, Loader, Request};
+use crate::imds;
 
 use log::LogArgs;
 
@@ -69,23 +71,40 @@ struct ConfigArgs {
     /// Where to keep state; replaces state_dir
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// This is an EC2 instance, even if it does not look like one: use its user-data
+    #[arg(long)]
+    ec2: bool,
+    /// Take environment and apps from the tags of this EC2 instance; replaces ec2.tags
+    #[arg(long)]
+    ec2_tags: bool,
 }
 
 impl ConfigArgs {
     fn into_request(self) -> Request {
         // A path on the command line is meant from where it was typed.
         let state_dir = self.state_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
-        Request {
-            file: self.config,
-            flags: Flags { broker: self.broker, environment: self.environment, apps: self.apps, state_dir },
-        }
+        let flags = Flags {
+            broker: self.broker,
+            environment: self.environment,
+            apps: self.apps,
+            state_dir,
+            ec2: self.ec2,
+            ec2_tags: self.ec2_tags,
+        };
+        Request { file: self.config, flags }
+    }
+
+    /// With this host around it.
+    fn into_loader(self) -> Result<Loader, LoadError> {
+        let endpoint = imds::endpoint(|name| std::env::var(name).ok());
+        Loader::new(self.into_request(), Host::detect(), endpoint.as_deref())
     }
 }
 
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(args) => run::run(args.config.into_request(), &args.log),
+        Command::Run(args) => run::run(args.config, &args.log),
         Command::Check(args) => check::check(args),
         Command::Status(args) => status::status(args),
         Command::History(args) => status::history(args),

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 use tokio::runtime;
@@ -12,38 +13,59 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{self, Dependencies, Reload};
+use crate::agent::{self, Dependencies};
 use crate::command::{Runner, SystemdTools};
-use crate::config::{self, ConfigErrors, DEFAULT_FILE, Host, Loaded, Request};
+use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
 use crate::journal::{Record, Rescue, RescueFile, Store};
 use crate::recovery;
 use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
 use crate::state_dir::StateDir;
 use crate::supervisor::Supervisor;
 
-use super::exit;
-use super::log::LogArgs;
+use super::log::{self, LogArgs};
+use super::reload::Reloader;
+use super::{ConfigArgs, exit};
 
-pub(super) fn run(request: Request, log: &LogArgs) -> ExitCode {
+/// How long a start waits for the metadata service; cloud-init waits as long.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
     log.start();
-    let host = Host::detect();
-    let loaded = match config::load(&request, &host) {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => {
-            rescue(&request);
-            return unconfigured();
-        }
-        Err(errors) => {
-            log_errors(&errors, "invalid configuration");
-            rescue(&request);
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    runtime.block_on(serve(request, host, loaded))
+    let mut loader = match config.into_loader() {
+        Ok(loader) => loader,
+        Err(error) => {
+            log_errors(&error, "");
+            return exit::of_load(&error);
+        }
+    };
+    match runtime.block_on(load(&mut loader)) {
+        Ok(loaded) => runtime.block_on(serve(loader, loaded)),
+        Err(LoadError::Unconfigured(tried)) => {
+            rescue(loader.request());
+            unconfigured(&tried)
+        }
+        Err(error) => {
+            log_errors(&error, "");
+            rescue(loader.request());
+            exit::of_load(&error)
+        }
+    }
+}
+
+async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
+    if loader.asks_metadata() {
+        let supervisor = Supervisor::from_environment();
+        supervisor.extend_timeout(BOOT_LIMIT + Duration::from_secs(60));
+        supervisor.status("Asking the instance metadata service for the configuration");
+    }
+    loader.instance_id().inspect(|id| log::name_instance(id));
+    let loaded = loader.load(BOOT_LIMIT).await;
+    loader.instance_id().inspect(|id| log::name_instance(id));
+    loaded
 }
 
 /// Services that an interrupted deploy had stopped are started even though the configuration is invalid.
@@ -72,9 +94,10 @@ async fn recover(request: &Request, state_dir: &StateDir, path: &Path) -> Result
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.
-fn unconfigured() -> ExitCode {
+fn unconfigured(tried: &Tried) -> ExitCode {
     info!(
-        "not configured: write {DEFAULT_FILE} (at least mqtt.url and apps), or pass --broker and --app; then start"
+        %tried,
+        "not configured: write {DEFAULT_FILE} (at least mqtt.url and apps), pass --broker and --app, or use EC2 user-data; then start"
     );
     let supervisor = Supervisor::from_environment();
     supervisor.status("Not configured: write /etc/instance-agent/config.yaml, then start");
@@ -82,13 +105,25 @@ fn unconfigured() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn log_errors(errors: &ConfigErrors, message: &str) {
-    for problem in errors.iter() {
-        error!("{message}: {problem}");
+/// One event for each mistake; `during` comes before all of them.
+pub(super) fn log_errors(error: &LoadError, during: &str) {
+    let mistakes = match error {
+        LoadError::Invalid(errors) => Some(errors),
+        LoadError::Metadata { trouble, without } => {
+            error!("{during}{trouble}");
+            without.as_ref()
+        }
+        LoadError::Unconfigured(_) | LoadError::Panic(_) => {
+            error!("{during}{error}");
+            None
+        }
+    };
+    for mistake in mistakes.iter().flat_map(|mistakes| mistakes.iter()) {
+        error!("{during}invalid configuration: {mistake}");
     }
 }
 
-async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
+async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
     // Caught from here on, so that a signal during the start is not lost.
     let shutdown = CancellationToken::new();
     let hangup = match catch_signals(&shutdown) {
@@ -115,7 +150,7 @@ async fn serve(request: Request, host: Host, loaded: Loaded) -> ExitCode {
         supervisor: Supervisor::from_environment(),
     };
     let (reloads, receiver) = mpsc::channel(1);
-    let reloader = tokio::spawn(reload_on(hangup, request, host, reloads));
+    let reloader = tokio::spawn(Reloader::new(loader, settings.tag_refresh, reloads).run(hangup));
     let result = agent::run(settings, dependencies, receiver, shutdown).await;
     reloader.abort();
     match result {
@@ -140,7 +175,7 @@ async fn runner(manager: &dyn ServiceManager) -> Runner {
     Runner::new(helper)
 }
 
-fn log_warnings(warnings: &[String]) {
+pub(super) fn log_warnings(warnings: &[String]) {
     for warning in warnings {
         warn!("{warning}");
     }
@@ -158,55 +193,4 @@ fn catch_signals(shutdown: &CancellationToken) -> io::Result<Signal> {
         shutdown.cancel();
     });
     signal(SignalKind::hangup())
-}
-
-async fn reload_on(mut hangup: Signal, request: Request, host: Host, reloads: mpsc::Sender<Reload>) {
-    while hangup.recv().await.is_some() {
-        reload(&request, &host, &reloads).await;
-    }
-}
-
-/// Hands the agent a new configuration; a bad one changes nothing.
-async fn reload(request: &Request, host: &Host, reloads: &mpsc::Sender<Reload>) {
-    let supervisor = Supervisor::from_environment();
-    supervisor.reloading();
-    let Some(reload) = read_again(request, host).await else {
-        warn!("the old configuration stays in force");
-        supervisor.ready();
-        return;
-    };
-    // Refused only when the agent is ending.
-    let _ = reloads.send(reload).await;
-}
-
-async fn read_again(request: &Request, host: &Host) -> Option<Reload> {
-    let (for_load, host) = (request.clone(), host.clone());
-    // Looks up users and opens files, which may take its time.
-    let loaded = tokio::task::spawn_blocking(move || config::load(&for_load, &host)).await;
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(problem) => {
-            error!("cannot reload: {problem}");
-            return None;
-        }
-    };
-    let Loaded { settings, warnings, .. } = match loaded {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => {
-            error!("cannot reload: {DEFAULT_FILE} is gone or empty");
-            return None;
-        }
-        Err(errors) => {
-            log_errors(&errors, "cannot reload: invalid configuration");
-            return None;
-        }
-    };
-    log_warnings(&warnings);
-    match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
-        Ok(manager) => Some(Reload { settings, manager }),
-        Err(problem) => {
-            error!("cannot reload: {problem}");
-            None
-        }
-    }
 }

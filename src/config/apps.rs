@@ -15,7 +15,7 @@ use super::checker::Checker;
 use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
 };
-use super::source::{Place, Placed, Sources};
+use super::source::{Place, Placed, Source, Sources};
 use super::validate::DAY;
 use super::{App, AppName, Host, values};
 
@@ -27,21 +27,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// What `check` says of a time limit that the configuration leaves to the unit.
 const UNITS_OWN: &str = "the unit's own, plus 10s";
 
+/// `tags`: tags are read, so that there need be no app yet.
 pub(super) fn apps(
     checker: &mut Checker,
     sources: &mut Sources,
     environment: Option<&str>,
-    host: &Host,
+    (host, tags): (&Host, bool),
 ) -> Vec<Arc<App>> {
-    let missing = "is missing: list at least one app with its repo and its service";
-    let Some(field) = sources.take(|f| &mut f.apps) else {
-        checker.error(&sources.whole(), "apps", missing);
+    let Some(items) = listed(checker, sources, tags) else { return Vec::new() };
+    if items.is_empty() && tags {
+        checker.warnings.push("no app yet: the agent waits for tags instance-agent:app:NAME".to_owned());
         return Vec::new();
-    };
-    let place = field.place.clone();
-    let Some(items) = checker.list("apps", field) else { return Vec::new() };
-    if items.is_empty() {
-        checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
     }
     let mut names: HashMap<AppName, Place> = HashMap::new();
     let mut apps = Vec::with_capacity(items.len());
@@ -64,6 +60,45 @@ pub(super) fn apps(
         ));
     }
     apps
+}
+
+/// What the highest list holds, and what tags add to it or replace in it.
+fn listed(
+    checker: &mut Checker,
+    sources: &mut Sources,
+    may_be_empty: bool,
+) -> Option<Vec<Placed<Mapping<AppFragment>>>> {
+    let mut tagged = sources.take_tagged_apps();
+    let Some(field) = sources.take(|f| &mut f.apps) else {
+        if tagged.is_empty() && !may_be_empty {
+            let missing = "is missing: list at least one app with its repo and its service";
+            checker.error(&sources.whole(), "apps", missing);
+        }
+        return Some(tagged.into_iter().map(|it| it.app).collect());
+    };
+    let place = field.place.clone();
+    let mut items = checker.list("apps", field)?;
+    if items.is_empty() && !may_be_empty {
+        checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
+    }
+    if matches!(place.source, Source::Flag(_)) {
+        tagged.retain(|tag| !items.iter().any(|item| is_named(item, &tag.name)));
+    } else {
+        items.retain(|item| !tagged.iter().any(|tag| is_named(item, &tag.name)));
+    }
+    items.extend(tagged.into_iter().map(|it| it.app));
+    Some(items)
+}
+
+/// By its `name`, or by its first service.
+fn is_named(app: &Placed<Mapping<AppFragment>>, name: &str) -> bool {
+    let Mapping::Fields(app) = &app.value else { return false };
+    let first = app.services.as_ref().and_then(|services| match &services.value {
+        List::Items(services) => services.first(),
+        List::Other(_) => None,
+    });
+    let scalar = app.name.as_ref().or(app.service.as_ref()).or(first);
+    scalar.is_some_and(|scalar| values::name(&scalar.value).is_ok_and(|it| it == name))
 }
 
 /// Reads one app; `place` is where its mapping begins.

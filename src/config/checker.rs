@@ -143,6 +143,7 @@ fn written(scalar: &Scalar) -> String {
     match scalar {
         Scalar::Text(text) => text.clone(),
         Scalar::Integer(number) => number.to_string(),
+        Scalar::Bool(value) => value.to_string(),
         Scalar::Other(kind) => (*kind).to_owned(),
     }
 }

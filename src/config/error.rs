@@ -24,6 +24,12 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_yaml::{Error, Options, UserMessageFormatter};
 
 use super::error::{ConfigError, ConfigErrors};
@@ -54,36 +55,71 @@ pub(super) fn value_of(key: &str, path: &Path) -> Option<String> {
 
 /// Parses a document. `Ok(None)`: it holds nothing but comments.
 pub(super) fn parse(text: &str, source: &Source) -> Result<Option<Fragment>, ConfigErrors> {
+    let document = document(text, source, Limits::FILE)?;
+    fields(document, &Place { source: source.clone(), line: None }, None)
+}
+
+/// The fields of what must be a mapping; `key`: what it stands under.
+pub(super) fn fields(
+    mapping: Option<Mapping<Fragment>>,
+    place: &Place,
+    key: Option<&str>,
+) -> Result<Option<Fragment>, ConfigErrors> {
+    match (mapping, key) {
+        (None, _) => Ok(None),
+        (Some(Mapping::Fields(fragment)), _) => Ok(Some(*fragment)),
+        (Some(Mapping::Other(kind)), None) => {
+            let problem = format!("holds {kind}, but must be a mapping with the keys mqtt, apps, …");
+            Err(ConfigError::of_source(place.clone(), problem).into())
+        }
+        (Some(Mapping::Other(kind)), Some(key)) => {
+            let problem = format!("is {kind}, but must be a mapping with the keys mqtt, apps, …");
+            Err(ConfigError::of_key(place.clone(), key, problem).into())
+        }
+    }
+}
+
+/// What is asked of a document from this kind of source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    max_nodes: usize,
+    /// Messages of the YAML parser may repeat what stands in the document.
+    quotes: bool,
+}
+
+impl Limits {
+    const FILE: Self = Self { max_nodes: 1_000_000, quotes: true };
+    pub(super) const USER_DATA: Self = Self { max_nodes: 20_000, quotes: false };
+
+    fn options(self) -> Options {
+        // No snippet: it could show a secret that was put where it does not belong.
+        serde_yaml::options! {
+            with_snippet: false,
+            budget: serde_yaml::budget! { max_nodes: self.max_nodes, max_events: 2 * self.max_nodes },
+            alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: self.max_nodes / 10 },
+        }
+    }
+}
+
+/// Parses a document of any type. `Ok(None)`: it holds nothing but comments.
+pub(super) fn document<T: DeserializeOwned>(
+    text: &str,
+    source: &Source,
+    limits: Limits,
+) -> Result<Option<T>, ConfigErrors> {
     let at = |line| Place { source: source.clone(), line };
     if let Some(position) = text.find(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         let line = text[..position].matches('\n').count() + 1;
         let problem = "holds a control character: this is no YAML text".to_owned();
         return Err(ConfigError::of_source(at(Some(line as u64)), problem).into());
     }
-    match serde_yaml::from_str_with_options::<Option<Mapping<Fragment>>>(text, options()) {
-        Ok(None) => Ok(None),
-        Ok(Some(Mapping::Fields(fragment))) => Ok(Some(*fragment)),
-        Ok(Some(Mapping::Other(kind))) => {
-            let problem = format!("holds {kind}, but must be a mapping with the keys mqtt, apps, …");
-            Err(ConfigError::of_source(at(None), problem).into())
-        }
-        Err(error) => {
-            let line = error.location().map(|location| location.line());
-            Err(ConfigError::of_source(at(line), explain(&error)).into())
-        }
-    }
+    serde_yaml::from_str_with_options::<Option<T>>(text, limits.options()).map_err(|error| {
+        let line = error.location().map(|location| location.line());
+        ConfigError::of_source(at(line), explain(&error, limits)).into()
+    })
 }
 
-fn options() -> Options {
-    // No snippet: it could show a secret that was put where it does not belong.
-    serde_yaml::options! {
-        with_snippet: false,
-        budget: serde_yaml::budget! { max_nodes: 1_000_000, max_events: 2_000_000 },
-        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 100_000 },
-    }
-}
-
-fn explain(error: &Error) -> String {
+fn explain(error: &Error, limits: Limits) -> String {
     match error {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("unknown key {field:?}: allowed here are {}", expected.join(", "))
@@ -94,6 +130,9 @@ fn explain(error: &Error) -> String {
             // At an alias the error is wrapped as text with several places in it.
             if text.contains("too large or too complex") {
                 return "the document is too large or too complex once its aliases are expanded".to_owned();
+            }
+            if !limits.quotes {
+                return "not valid YAML here; its text is not shown, as it may hold secrets".to_owned();
             }
             let located =
                 error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));

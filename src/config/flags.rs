@@ -6,7 +6,7 @@ use serde_yaml::{Location, Spanned};
 
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{
-    AppFragment, BranchFragment, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
+    AppFragment, BranchFragment, Ec2Fragment, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
 };
 use super::source::{Place, Source};
 
@@ -21,6 +21,10 @@ pub struct Flags {
     pub apps: Vec<String>,
     /// `--state-dir`
     pub state_dir: Option<PathBuf>,
+    /// `--ec2`: an EC2 instance, even if it does not look like one
+    pub ec2: bool,
+    /// `--ec2-tags`
+    pub ec2_tags: bool,
 }
 
 impl Flags {
@@ -41,35 +45,41 @@ impl Flags {
             let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8"))?;
             add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
         }
+        if self.ec2_tags {
+            let ec2 = Ec2Fragment { tags: Some(spanned(Scalar::Bool(true))), ..Ec2Fragment::default() };
+            let ec2 = Some(spanned(Mapping::Fields(Box::new(ec2))));
+            add("--ec2-tags", Fragment { ec2, ..Fragment::default() });
+        }
         if !self.apps.is_empty() {
-            let apps = self.apps.iter().map(|app| app_of(app)).collect::<Result<_, _>>()?;
+            let malformed = || mistake("--app", "must be OWNER/REPO[@BRANCH]=SERVICE");
+            let app =
+                |app| app_of(app).map(|app| spanned(Mapping::Fields(Box::new(app)))).ok_or_else(malformed);
+            let apps = self.apps.iter().map(|it| app(it)).collect::<Result<_, _>>()?;
             add("--app", Fragment { apps: Some(spanned(List::Items(apps))), ..Fragment::default() });
         }
         Ok(fragments)
     }
 }
 
-/// A branch may contain `=`, a service may not: hence the last one divides.
-fn app_of(flag: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
-    let (target, service) =
-        flag.rsplit_once('=').ok_or_else(|| mistake("--app", "must be OWNER/REPO[@BRANCH]=SERVICE"))?;
+/// `OWNER/REPO[@BRANCH]=SERVICE`. A branch may contain `=`, a service may not: hence the last one divides.
+pub(super) fn app_of(text_of_app: &str) -> Option<AppFragment> {
+    let (target, service) = text_of_app.rsplit_once('=')?;
     let (repo, branch) = target.split_once('@').map_or((target, None), |(repo, branch)| (repo, Some(branch)));
     let branch =
         branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.to_owned()))));
-    let app = AppFragment {
+    Some(AppFragment {
         repo: Some(text(repo)),
         service: Some(text(service)),
         branch: branch.map(spanned),
         ..AppFragment::default()
-    };
-    Ok(spanned(Mapping::Fields(Box::new(app))))
+    })
 }
 
-fn spanned<T>(value: T) -> Spanned<T> {
+pub(super) fn spanned<T>(value: T) -> Spanned<T> {
     Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }
 
-fn text(value: &str) -> Spanned<Scalar> {
+pub(super) fn text(value: &str) -> Spanned<Scalar> {
     spanned(Scalar::Text(value.to_owned()))
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Fragment {
     pub(super) webhook_secret_file: Field<Scalar>,
     pub(super) max_push_age: Field<Scalar>,
     pub(super) on_outcome: Field<Mapping<CommandFragment>>,
+    pub(super) ec2: Field<Mapping<Ec2Fragment>>,
     pub(super) apps: Field<List<Mapping<AppFragment>>>,
 }
 
@@ -48,6 +49,14 @@ pub(super) struct MqttFragment {
     pub(super) keep_alive: Field<Scalar>,
     pub(super) session_expiry: Field<Scalar>,
     pub(super) max_payload: Field<Scalar>,
+}
+
+/// `ec2:`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ec2Fragment {
+    pub(super) tags: Field<Scalar>,
+    pub(super) refresh: Field<Scalar>,
 }
 
 /// One of `apps:`
@@ -97,6 +106,7 @@ pub(super) const DECIMAL: &str = "a decimal number";
 pub(super) enum Scalar {
     Text(String),
     Integer(i128),
+    Bool(bool),
     Other(&'static str),
 }
 
@@ -168,8 +178,8 @@ impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
         Ok(T::scalar(Scalar::Other(DECIMAL)))
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Other("true or false")))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<T, E> {
+        Ok(T::scalar(Scalar::Bool(value)))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<T, E> {
@@ -201,6 +211,7 @@ impl Scalar {
         match self {
             Self::Text(_) => "text",
             Self::Integer(_) => "a number",
+            Self::Bool(_) => "true or false",
             Self::Other(kind) => kind,
         }
     }

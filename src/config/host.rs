@@ -1,8 +1,11 @@
 //! What validation needs to know of the host it runs on.
 
 use std::fs;
+use std::path::Path;
 
 use ring::hmac;
+
+use crate::ec2::{InstanceId, Platform};
 
 /// Fixed for this program, so that the id derived from a machine's id says nothing about that id (machine-id(5)).
 const APPLICATION_ID: [u8; 16] =
@@ -11,8 +14,10 @@ const APPLICATION_ID: [u8; 16] =
 /// Facts about this host.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// What tells this instance from all others; part of the default client id.
-    pub id: String,
+    /// What tells this host from all others, where it is no EC2 instance.
+    pub machine: String,
+    /// Whether it is an EC2 instance, and which.
+    pub platform: Platform,
     /// The units that the agent itself may be running as: no app may restart them.
     pub own_units: Vec<String>,
 }
@@ -22,11 +27,21 @@ impl Host {
     pub fn detect() -> Self {
         let machine_id =
             fs::read_to_string("/etc/machine-id").ok().and_then(|text| application_id(text.trim()));
-        let id = machine_id.or_else(host_name).unwrap_or_else(|| "unknown".to_owned());
+        let machine = machine_id.or_else(host_name).unwrap_or_else(|| "unknown".to_owned());
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut own_units = vec!["instance-agent".to_owned()];
         own_units.extend(own_unit(&cgroup));
-        Self { id, own_units }
+        Self { machine, platform: Platform::detect(Path::new("/")), own_units }
+    }
+
+    /// Part of the default client id. `None`: an EC2 instance whose id is not known. Another id would not do, since
+    /// what is queued at the broker would be lost when the right one is known at the next start.
+    pub(super) fn id(&self) -> Option<&str> {
+        if self.platform.is_ec2 {
+            self.platform.instance_id.as_ref().map(InstanceId::as_str)
+        } else {
+            Some(&self.machine)
+        }
     }
 }
 

@@ -7,8 +7,11 @@ mod file;
 mod flags;
 mod fragment;
 mod host;
+mod loader;
 mod source;
+mod tags;
 mod trust;
+mod user_data;
 mod validate;
 mod values;
 
@@ -32,7 +35,9 @@ pub use checker::Shown;
 pub use error::{ConfigError, ConfigErrors};
 pub use flags::Flags;
 pub use host::Host;
+pub use loader::{LoadError, Loader, Tried};
 pub use source::{DEFAULT_FILE, Place, Request, Source};
+pub use user_data::Form;
 pub(crate) use values::BrokerUrl;
 
 /// Everything that the agent was told, valid and complete.
@@ -58,6 +63,8 @@ pub struct Settings {
     pub trust: Trust,
     /// Runs after each outcome.
     pub on_outcome: Option<CommandSpec>,
+    /// How often the instance's tags are read again; `None`: never.
+    pub tag_refresh: Option<Duration>,
     /// The apps of this instance. Their names are unique.
     pub apps: Vec<Arc<App>>,
 }
@@ -164,14 +171,9 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads, merges and validates every source. `Ok(None)`: no source says anything, so the agent is unconfigured.
-pub fn load(request: &Request, host: &Host) -> Result<Option<Loaded>, ConfigErrors> {
-    source::read(request)?.map(|sources| validate::settings(sources, host)).transpose()
-}
-
 /// The state directory that the sources name, even where they are invalid; else systemd's, else the default.
 pub fn state_dir(request: &Request) -> PathBuf {
-    let sources = source::read(request).ok().flatten();
+    let sources = source::read(request).ok();
     let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
     let named = named.and_then(|named| values::path(&named.value).ok());
     let flag = || request.flags.state_dir.clone();
@@ -189,7 +191,7 @@ pub fn state_dir(request: &Request) -> PathBuf {
 
 /// The service manager that the sources name, even where they are invalid in other ways; else whichever runs here.
 pub fn service_manager(request: &Request) -> ManagerChoice {
-    let sources = source::read(request).ok().flatten();
+    let sources = source::read(request).ok();
     let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.service_manager));
     validate::service_manager(&mut checker::Checker::default(), named).unwrap_or_default()
 }

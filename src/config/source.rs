@@ -9,7 +9,9 @@ use serde_yaml::Spanned;
 use super::error::{ConfigError, ConfigErrors};
 use super::file;
 use super::flags::Flags;
-use super::fragment::{Field, Fragment, Mapping, MqttFragment};
+use super::fragment::{Ec2Fragment, Field, Fragment, Mapping, MqttFragment, Scalar};
+use super::tags::{Tagged, TaggedApp};
+use super::user_data::Form;
 
 /// Read when no `--config` names another; may be missing.
 pub const DEFAULT_FILE: &str = "/etc/instance-agent/config.yaml";
@@ -25,6 +27,10 @@ pub enum Source {
     Flags,
     /// A YAML file.
     File(Arc<Path>),
+    /// EC2 user-data.
+    UserData(Form),
+    /// A tag of the EC2 instance, by its key.
+    Tag(Arc<str>),
 }
 
 impl fmt::Display for Source {
@@ -34,11 +40,20 @@ impl fmt::Display for Source {
             Self::Flag(flag) => f.write_str(flag),
             Self::Flags => f.write_str("command line (there is no configuration file)"),
             Self::File(path) => path.display().fmt(f),
+            Self::UserData(form) => form.fmt(f),
+            Self::Tag(key) => write!(f, "tag {key}"),
         }
     }
 }
 
-/// A source and, in a file, the line.
+impl Source {
+    /// It is a document, with lines.
+    fn is_document(&self) -> bool {
+        matches!(self, Self::File(_) | Self::UserData(_))
+    }
+}
+
+/// A source and, in a document, the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The source.
@@ -51,10 +66,7 @@ impl Place {
     pub(super) const DEFAULT: Self = Self { source: Source::Default, line: None };
 
     pub(super) fn of<T>(source: &Source, field: &Spanned<T>) -> Self {
-        let line = match source {
-            Source::File(_) => Some(field.referenced.line()).filter(|line| *line > 0),
-            _ => None,
-        };
+        let line = Some(field.referenced.line()).filter(|line| *line > 0 && source.is_document());
         Self { source: source.clone(), line }
     }
 }
@@ -79,13 +91,50 @@ impl<T> Placed<T> {
     }
 }
 
-/// The sources that said something, highest precedence first.
-pub(super) struct Sources(Vec<(Source, Fragment)>);
+/// The sources that said something.
+#[derive(Clone)]
+pub(super) struct Sources {
+    /// Highest precedence first.
+    fragments: Vec<(Source, Fragment)>,
+    /// Beside whatever list of apps the others give.
+    tagged_apps: Vec<TaggedApp>,
+}
 
 impl Sources {
+    /// Nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fragments.is_empty() && self.tagged_apps.is_empty()
+    }
+
+    /// Adds a source below all others.
+    pub(super) fn add_lowest(&mut self, source: Source, fragment: Fragment) {
+        self.fragments.push((source, fragment));
+    }
+
+    /// Adds the tags: above documents, below flags.
+    pub(super) fn add_tags(&mut self, tagged: Tagged) {
+        let above = self.fragments.iter().take_while(|(source, _)| matches!(source, Source::Flag(_))).count();
+        self.fragments.splice(above..above, tagged.environment);
+        self.tagged_apps = tagged.apps;
+    }
+
+    /// Whether tags are to be read, as the highest source that speaks of it says.
+    pub(super) fn want_tags(&self) -> bool {
+        let said = self.fragments.iter().find_map(|(_, fragment)| match &fragment.ec2.as_ref()?.value {
+            Mapping::Fields(ec2) => Some(&ec2.tags.as_ref()?.value),
+            Mapping::Other(_) => None,
+        });
+        said == Some(&Scalar::Bool(true))
+    }
+
+    /// Takes the apps that tags name, and leaves none.
+    pub(super) fn take_tagged_apps(&mut self) -> Vec<TaggedApp> {
+        std::mem::take(&mut self.tagged_apps)
+    }
+
     /// Takes a field from the first source that has it.
     pub(super) fn take<T>(&mut self, field: impl Fn(&mut Fragment) -> &mut Field<T>) -> Option<Placed<T>> {
-        self.0.iter_mut().find_map(|(source, fragment)| {
+        self.fragments.iter_mut().find_map(|(source, fragment)| {
             let value = field(fragment).take()?;
             Some(Placed::of(source, value))
         })
@@ -96,34 +145,50 @@ impl Sources {
         &mut self,
         field: impl Fn(&mut MqttFragment) -> &mut Field<T>,
     ) -> Option<Placed<T>> {
-        self.0.iter_mut().find_map(|(source, fragment)| match &mut fragment.mqtt.as_mut()?.value {
+        self.fragments.iter_mut().find_map(|(source, fragment)| match &mut fragment.mqtt.as_mut()?.value {
             Mapping::Fields(mqtt) => Some(Placed::of(source, field(mqtt).take()?)),
             Mapping::Other(_) => None,
         })
     }
 
-    /// Where one looks for a setting that no source has: the file, or else the command line.
+    /// Takes a field of `ec2:` from the first source that has it.
+    pub(super) fn take_ec2<T>(
+        &mut self,
+        field: impl Fn(&mut Ec2Fragment) -> &mut Field<T>,
+    ) -> Option<Placed<T>> {
+        self.fragments.iter_mut().find_map(|(source, fragment)| match &mut fragment.ec2.as_mut()?.value {
+            Mapping::Fields(ec2) => Some(Placed::of(source, field(ec2).take()?)),
+            Mapping::Other(_) => None,
+        })
+    }
+
+    /// Where one looks for a setting that no source has: the highest document, or else the command line.
     pub(super) fn whole(&self) -> Place {
-        let mut files = self.0.iter().map(|(source, _)| source).filter(|it| matches!(it, Source::File(_)));
-        Place { source: files.next().cloned().unwrap_or(Source::Flags), line: None }
+        let mut documents = self.fragments.iter().map(|(source, _)| source).filter(|it| it.is_document());
+        Place { source: documents.next().cloned().unwrap_or(Source::Flags), line: None }
     }
 
     /// The same for a setting in `mqtt:`, with its line if it is there.
     pub(super) fn mqtt_place(&self) -> Place {
-        let in_file = |(source, fragment): &(Source, Fragment)| {
+        let in_document = |(source, fragment): &(Source, Fragment)| {
             fragment.mqtt.as_ref().map(|mqtt| Place::of(source, mqtt)).filter(|place| place.line.is_some())
         };
-        self.0.iter().find_map(in_file).unwrap_or_else(|| self.whole())
+        self.fragments.iter().find_map(in_document).unwrap_or_else(|| self.whole())
     }
 
-    /// Every `mqtt:` that is no mapping, with what it is.
-    pub(super) fn misplaced_mqtt(&self) -> impl Iterator<Item = Placed<&'static str>> {
-        self.0.iter().filter_map(|(source, fragment)| {
-            let mqtt = fragment.mqtt.as_ref()?;
-            let Mapping::Other(kind) = mqtt.value else { return None };
-            Some(Placed { value: kind, place: Place::of(source, mqtt) })
+    /// Every `mqtt:` and `ec2:` that is no mapping: its key, and what it is.
+    pub(super) fn misplaced(&self) -> impl Iterator<Item = (&'static str, Placed<&'static str>)> {
+        self.fragments.iter().flat_map(|(source, fragment)| {
+            let mqtt = fragment.mqtt.as_ref().and_then(|mqtt| not_a_mapping(source, mqtt));
+            let ec2 = fragment.ec2.as_ref().and_then(|ec2| not_a_mapping(source, ec2));
+            mqtt.map(|it| ("mqtt", it)).into_iter().chain(ec2.map(|it| ("ec2", it)))
         })
     }
+}
+
+fn not_a_mapping<T>(source: &Source, field: &Spanned<Mapping<T>>) -> Option<Placed<&'static str>> {
+    let Mapping::Other(kind) = field.value else { return None };
+    Some(Placed { value: kind, place: Place::of(source, field) })
 }
 
 /// What the command line says of the configuration.
@@ -142,16 +207,16 @@ impl Request {
     }
 }
 
-/// Reads every source. `Ok(None)`: none of them says anything.
-pub(super) fn read(request: &Request) -> Result<Option<Sources>, ConfigErrors> {
-    let mut sources = request.flags.fragments()?;
+/// Reads the sources that are on this host.
+pub(super) fn read(request: &Request) -> Result<Sources, ConfigErrors> {
+    let mut fragments = request.flags.fragments()?;
     let path = request.path();
     match file::read(path)? {
-        Some(file) => sources.push(file),
+        Some(file) => fragments.push(file),
         None if request.file.is_some() => return Err(nothing_in(path)),
         None => {}
     }
-    Ok((!sources.is_empty()).then_some(Sources(sources)))
+    Ok(Sources { fragments, tagged_apps: Vec::new() })
 }
 
 fn nothing_in(path: &Path) -> ConfigErrors {

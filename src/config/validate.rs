@@ -22,11 +22,12 @@ pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
 pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();
-    let misplaced: Vec<_> = sources.misplaced_mqtt().collect();
-    for mqtt in &misplaced {
-        checker.error(&mqtt.place, "mqtt", format!("is {}, but must be a mapping", mqtt.value));
+    let misplaced: Vec<_> = sources.misplaced().collect();
+    for (key, what) in &misplaced {
+        checker.error(&what.place, *key, format!("is {}, but must be a mapping", what.value));
     }
-    let mqtt = mqtt(&mut checker, &mut sources, !misplaced.is_empty(), host);
+    let no_mqtt = misplaced.iter().any(|(key, _)| *key == "mqtt");
+    let mqtt = mqtt(&mut checker, &mut sources, no_mqtt, host);
     let topic = checker.or_default(
         "mqtt.topic",
         sources.take_mqtt(|f| &mut f.topic),
@@ -58,7 +59,8 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
     );
     let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
     let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
-    let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), host);
+    let tags = tags(&mut checker, &mut sources, host);
+    let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), (host, tags.are_read));
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
         mqtt,
         topic,
@@ -70,10 +72,37 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
         state_dir,
         trust,
         on_outcome,
+        tag_refresh: tags.refresh,
         apps,
     });
     let (settings, shown, warnings) = checker.finish(settings)?;
     Ok(Loaded { settings, shown, warnings })
+}
+
+struct TagSettings {
+    are_read: bool,
+    refresh: Option<Duration>,
+}
+
+fn tags(checker: &mut Checker, sources: &mut Sources, host: &Host) -> TagSettings {
+    let field = sources.take_ec2(|f| &mut f.tags);
+    let place = field.as_ref().map(|field| field.place.clone());
+    let wanted = checker.or_default("ec2.tags", field, (false, "false"), values::boolean);
+    let refresh = sources.take_ec2(|f| &mut f.refresh);
+    let refresh = checker.or_default("ec2.refresh", refresh, (60 * SECOND, "1m"), refresh_pause);
+    let are_read = wanted && host.platform.is_ec2;
+    if let (true, false, Some(place)) = (wanted, are_read, place) {
+        checker.warnings.push(format!(
+            "{place}: ec2.tags: this does not look like an EC2 instance, so no tags are read; if it is one, pass --ec2"
+        ));
+    }
+    TagSettings { are_read, refresh: Some(refresh).filter(|pause| are_read && !pause.is_zero()) }
+}
+
+fn refresh_pause(scalar: &Scalar) -> Result<Duration, String> {
+    let pause = values::duration(scalar, Duration::ZERO, DAY)?;
+    let allowed = pause.is_zero() || pause >= SECOND;
+    if allowed { Ok(pause) } else { Err("must be from 1s to 1d, or 0 for never".to_owned()) }
 }
 
 /// `misplaced`: there is an `mqtt` that is no mapping, so what it would have held is not missing.
@@ -91,13 +120,7 @@ fn mqtt(checker: &mut Checker, sources: &mut Sources, misplaced: bool, host: &Ho
         (Protocol::V5, "5"),
         |text| values::choice(text, &[("5", Protocol::V5), ("3.1.1", Protocol::V311)]),
     );
-    let default_id = format!("instance-agent-{}", host.id);
-    let client_id = checker.or_default(
-        "mqtt.client_id",
-        sources.take_mqtt(|f| &mut f.client_id),
-        (default_id.clone(), &default_id),
-        client_id,
-    );
+    let client_id = client_id(checker, sources, host);
     let (username, password_file) = login(checker, sources);
     let keep_alive = checker.or_default(
         "mqtt.keep_alive",
@@ -124,7 +147,7 @@ fn mqtt(checker: &mut Checker, sources: &mut Sources, misplaced: bool, host: &Ho
         port,
         tls,
         protocol,
-        client_id,
+        client_id: client_id?,
         username,
         password_file,
         keep_alive,
@@ -133,8 +156,20 @@ fn mqtt(checker: &mut Checker, sources: &mut Sources, misplaced: bool, host: &Ho
     })
 }
 
+fn client_id(checker: &mut Checker, sources: &mut Sources, host: &Host) -> Option<String> {
+    let key = "mqtt.client_id";
+    let field = sources.take_mqtt(|f| &mut f.client_id);
+    let Some(id) = host.id() else {
+        let problem = "is missing: it would be made of the instance's id, which neither the metadata service nor the \
+                       firmware tells; set it";
+        return checker.required(key, field, (&sources.mqtt_place(), problem), any_client_id);
+    };
+    let default = format!("instance-agent-{id}");
+    Some(checker.or_default(key, field, (default.clone(), &default), any_client_id))
+}
+
 /// MQTT 5.0, 3.1.3.1: a client identifier is a string of at most 65,535 bytes; brokers allow far less.
-fn client_id(scalar: &Scalar) -> Result<String, String> {
+fn any_client_id(scalar: &Scalar) -> Result<String, String> {
     let id = values::text(scalar)?;
     if id.len() <= 256 { Ok(id) } else { Err("is longer than 256 bytes".to_owned()) }
 }

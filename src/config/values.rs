@@ -16,7 +16,7 @@ pub(super) fn text(scalar: &Scalar) -> Result<String, String> {
         Scalar::Text(text) if text.is_empty() => Err("is empty".to_owned()),
         Scalar::Text(text) if text.contains(char::is_control) => Err("holds control characters".to_owned()),
         Scalar::Text(text) => Ok(text.clone()),
-        Scalar::Integer(_) | Scalar::Other(DECIMAL | "true or false") => {
+        Scalar::Integer(_) | Scalar::Bool(_) | Scalar::Other(DECIMAL) => {
             Err(format!("is {}, but must be text: put it in quotes", scalar.kind()))
         }
         Scalar::Other(kind) => Err(format!("is {kind}, but must be text")),
@@ -42,6 +42,13 @@ pub(super) fn choice<T: Copy>(scalar: &Scalar, allowed: &[(&'static str, T)]) ->
         let words: Vec<_> = allowed.iter().map(|(word, _)| format!("{word:?}")).collect();
         format!("{text:?}: must be {}", words.join(" or "))
     })
+}
+
+pub(super) fn boolean(scalar: &Scalar) -> Result<bool, String> {
+    match scalar {
+        Scalar::Bool(value) => Ok(*value),
+        scalar => Err(format!("is {}, but must be true or false", scalar.kind())),
+    }
 }
 
 pub(super) fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, String> {
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn text_that_yaml_takes_for_something_else_is_refused() {
-        assert!(text(&Scalar::Other("true or false")).unwrap_err().contains("quotes"));
+        assert!(text(&Scalar::Bool(true)).unwrap_err().contains("quotes"));
         assert!(text(&Scalar::Other("a list")).unwrap_err().contains("must be text"));
         assert!(text(&Scalar::Text("a\u{1b}[31m".into())).unwrap_err().contains("control"));
     }

@@ -84,6 +84,11 @@ impl Instance {
 
     /// Writes the configuration: the broker, the services, and this, in which `{dir}` is the directory.
     pub fn configure(&self, rest: &str) {
+        self.write("config.yaml", self.document(rest));
+    }
+
+    /// What [`Instance::configure`] writes.
+    pub fn document(&self, rest: &str) -> String {
         let dir = self.path().display();
         let (url, mqtt, id) = (&self.url, &self.mqtt, self.client_id());
         let head = format!(
@@ -92,7 +97,7 @@ impl Instance {
              service_manager:\n  name: files\n  stop: [{dir}/do, stop, \"{{service}}\"]\n  \
              start: [{dir}/do, start, \"{{service}}\"]\n  status: [{dir}/do, status, \"{{service}}\"]\n"
         );
-        self.write("config.yaml", format!("{head}{rest}\n").replace("{dir}", &dir.to_string()));
+        format!("{head}{rest}\n").replace("{dir}", &dir.to_string())
     }
 
     pub fn client_id(&self) -> String {
@@ -221,6 +226,8 @@ impl Instance {
         // What a command runs in tells whose it is, should it have to be cleared away.
         command.current_dir(self.path());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        // The tests may themselves run on an EC2 instance.
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         more(&mut command);
         let mut child = command.spawn().unwrap();

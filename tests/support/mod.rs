@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod disk;
 pub mod forger;
+pub mod imds;
 pub mod payload;
 pub mod proxy;
 pub mod publisher;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use instance_agent::agent::{self, AgentError, Dependencies};
 use instance_agent::command::Runner;
-use instance_agent::config::{self, Host, Loaded, Request};
+use instance_agent::config::{Host, Loaded, Loader, Request};
 use instance_agent::service::{self, DetectionRoot};
 use instance_agent::supervisor::Supervisor;
 use tokio::sync::mpsc;
@@ -31,11 +31,9 @@ impl Agent {
     /// Starts it with this configuration.
     pub(crate) async fn start(config: &Path) -> anyhow::Result<Self> {
         let request = Request { file: Some(config.to_owned()), ..Request::default() };
-        let Loaded { settings, warnings, .. } = match config::load(&request, &Host::detect()) {
-            Ok(Some(loaded)) => loaded,
-            Ok(None) => bail!("{} is empty", config.display()),
-            Err(errors) => bail!("invalid configuration: {errors}"),
-        };
+        let mut loader = Loader::new(request, Host::detect(), None)?;
+        let Loaded { settings, warnings, .. } =
+            loader.load(Duration::ZERO).await.context("invalid configuration")?;
         if !warnings.is_empty() {
             bail!("the configuration is questionable: {}", warnings.join("; "));
         }

@@ -1,0 +1,252 @@
+//! Loads the configuration, at the start and again and again: the sources on this host, and on EC2 those of the
+//! metadata service.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::ec2::InstanceId;
+use crate::imds::{Imds, ImdsError, Tags};
+
+use super::error::{ConfigError, ConfigErrors};
+use super::source::{self, Place, Source, Sources};
+use super::user_data::{self, Form, UserData};
+use super::{Host, Loaded, Request, tags, validate};
+
+/// How long a metadata service that gives no answer keeps a host waiting that can do without it.
+const DISPENSABLE: Duration = Duration::from_secs(5);
+
+/// Loads the configuration; remembers what cannot change and what was known last.
+#[derive(Debug)]
+pub struct Loader {
+    request: Request,
+    host: Host,
+    imds: Option<Imds>,
+    /// Of no source: EC2 changes it only while the instance is stopped.
+    user_data: Option<UserData>,
+    tags: Option<Tags>,
+}
+
+/// There is no configuration that could be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// No source says anything.
+    #[error("not configured: {0}")]
+    Unconfigured(Tried),
+    /// What the sources say is wrong.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+    /// The rest of the configuration is where nobody answers.
+    #[error("{trouble}{}", and_without(.without.as_ref()))]
+    Metadata {
+        /// Why.
+        trouble: ImdsError,
+        /// What is missing without it; `None`: tags.
+        without: Option<ConfigErrors>,
+    },
+    /// The program is at fault.
+    #[error("the configuration could not be validated: {0}")]
+    Panic(String),
+}
+
+impl From<ImdsError> for LoadError {
+    fn from(trouble: ImdsError) -> Self {
+        Self::Metadata { trouble, without: None }
+    }
+}
+
+fn and_without(errors: Option<&ConfigErrors>) -> String {
+    errors.map_or_else(String::new, |errors| format!("\n{errors}"))
+}
+
+/// The sources that were looked at, each with what was found there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried(Vec<String>);
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl Loader {
+    /// `endpoint`: where the metadata service is; `None`: it is not to be asked. Nothing is read or asked yet.
+    pub fn new(request: Request, mut host: Host, endpoint: Option<&str>) -> Result<Self, LoadError> {
+        host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
+        let endpoint = endpoint.filter(|_| host.platform.is_ec2);
+        let imds = endpoint.map(Imds::new).transpose()?;
+        Ok(Self { request, host, imds, user_data: None, tags: None })
+    }
+
+    /// What the program's arguments said.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The instance, once it is known.
+    pub fn instance_id(&self) -> Option<&InstanceId> {
+        self.host.platform.instance_id.as_ref()
+    }
+
+    /// Loading may have to wait for the metadata service.
+    pub fn asks_metadata(&self) -> bool {
+        self.imds.is_some()
+    }
+
+    /// Reads, merges and validates every source; waits for the metadata service for at most `limit`.
+    pub async fn load(&mut self, limit: Duration) -> Result<Loaded, LoadError> {
+        let local = source::read(&self.request)?;
+        let mut warnings = Vec::new();
+        let trouble = self.consult(&local, limit).await?;
+        warnings.extend(trouble.as_ref().map(ToString::to_string));
+        let sources = self.merged(local, &mut warnings)?;
+        if sources.is_empty() {
+            return Err(LoadError::Unconfigured(self.tried(trouble.as_ref())));
+        }
+        let mut loaded = self.validated(sources).await?;
+        loaded.warnings.splice(..0, warnings);
+        Ok(loaded)
+    }
+
+    /// Whether the tags are others now than when they were loaded last.
+    pub async fn tags_have_changed(&self, limit: Duration) -> Result<bool, ImdsError> {
+        let Some(imds) = &self.imds else { return Ok(false) };
+        match imds.tags(tags::is_for_agent, Instant::now() + limit).await {
+            Ok(tags) => Ok(self.tags.as_ref() != Some(&tags)),
+            // As it was at the start.
+            Err(ImdsError::TagsOff { .. }) if self.tags.as_ref().is_none_or(Tags::is_empty) => Ok(false),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Asks the metadata service for what is not known yet. `Ok(Some(_))`: there was trouble, but what is known will do.
+    async fn consult(&mut self, local: &Sources, limit: Duration) -> Result<Option<ImdsError>, LoadError> {
+        let begun = Instant::now();
+        let trouble = match self.fetch(local, begun + limit.min(DISPENSABLE)).await {
+            Err(LoadError::Metadata { trouble, .. }) => trouble,
+            done => return done,
+        };
+        let nothing_else = local.is_empty() && !trouble.may_pass();
+        let without = self.lacks_without(local).await;
+        if nothing_else || without == Lack::Nothing {
+            return Ok(Some(trouble));
+        }
+        if !trouble.may_pass() {
+            return Err(without.because(trouble));
+        }
+        warn!(%trouble, "waiting for the metadata service: the configuration is incomplete without it");
+        match self.fetch(local, begun + limit).await {
+            Err(LoadError::Metadata { trouble, .. }) => Err(without.because(trouble)),
+            done => done,
+        }
+    }
+
+    /// `Ok(Some(_))`: the metadata holds no tags, though they are wanted.
+    async fn fetch(&mut self, local: &Sources, deadline: Instant) -> Result<Option<ImdsError>, LoadError> {
+        let Some(imds) = &self.imds else { return Ok(None) };
+        if self.user_data.is_none() {
+            let raw = imds.user_data(deadline).await?;
+            self.user_data = Some(raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw))?);
+        }
+        if self.host.platform.instance_id.is_none() {
+            self.host.platform.instance_id = Some(imds.instance_id(deadline).await?);
+        }
+        if !self.with_user_data(local.clone()).want_tags() {
+            return Ok(None);
+        }
+        match imds.tags(tags::is_for_agent, deadline).await {
+            Err(off @ ImdsError::TagsOff { .. }) => {
+                self.tags.get_or_insert_default();
+                Ok(Some(off))
+            }
+            tags => {
+                self.tags = Some(tags?);
+                Ok(None)
+            }
+        }
+    }
+
+    /// What is known already may do.
+    async fn lacks_without(&self, local: &Sources) -> Lack {
+        if self.with_user_data(local.clone()).want_tags() && self.tags.is_none() {
+            return Lack::Tags;
+        }
+        let validated = match self.merged(local.clone(), &mut Vec::new()) {
+            Ok(sources) => self.validated(sources).await,
+            Err(errors) => Err(errors.into()),
+        };
+        match validated {
+            Err(LoadError::Invalid(errors)) => Lack::Settings(errors),
+            _ => Lack::Nothing,
+        }
+    }
+
+    fn with_user_data(&self, mut sources: Sources) -> Sources {
+        if let Some(UserData::Configuration(source, fragment)) = &self.user_data {
+            sources.add_lowest(source.clone(), (**fragment).clone());
+        }
+        sources
+    }
+
+    fn merged(&self, local: Sources, warnings: &mut Vec<String>) -> Result<Sources, ConfigErrors> {
+        if let Some(UserData::Damaged(what)) = &self.user_data {
+            if local.is_empty() {
+                let place = Place { source: Source::UserData(Form::Unknown), line: None };
+                return Err(ConfigError::of_source(place, format!("is {what}")).into());
+            }
+            warnings.push(format!("user-data is not used: it is {what}"));
+        }
+        let mut sources = self.with_user_data(local);
+        if let (true, Some(tags)) = (sources.want_tags(), &self.tags) {
+            let tagged = tags::read(tags)?;
+            warnings.extend_from_slice(&tagged.warnings);
+            sources.add_tags(tagged);
+        }
+        Ok(sources)
+    }
+
+    async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
+        let host = self.host.clone();
+        // Looks up users and opens files, which may take its time.
+        let validated = tokio::task::spawn_blocking(move || validate::settings(sources, &host)).await;
+        Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+    }
+
+    fn tried(&self, trouble: Option<&ImdsError>) -> Tried {
+        let path = self.request.path();
+        let file = if path.exists() { "says nothing" } else { "does not exist" };
+        let user_data = match (&self.user_data, trouble) {
+            (Some(UserData::Foreign(what)), _) => (*what).to_owned(),
+            (_, Some(trouble)) => trouble.to_string(),
+            _ if self.host.platform.is_ec2 => "not read, as AWS_EC2_METADATA_DISABLED is true".to_owned(),
+            _ => {
+                "not read, as this does not look like an EC2 instance (--ec2 says that it is one)".to_owned()
+            }
+        };
+        Tried(vec![
+            "flags: none".to_owned(),
+            format!("{}: {file}", path.display()),
+            format!("user-data: {user_data}"),
+        ])
+    }
+}
+
+/// What is missing for a start without the metadata service.
+#[derive(Debug, PartialEq, Eq)]
+enum Lack {
+    Nothing,
+    Tags,
+    Settings(ConfigErrors),
+}
+
+impl Lack {
+    fn because(self, trouble: ImdsError) -> LoadError {
+        let without = match self {
+            Self::Settings(errors) => Some(errors),
+            Self::Nothing | Self::Tags => None,
+        };
+        LoadError::Metadata { trouble, without }
+    }
+}

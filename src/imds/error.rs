@@ -1,0 +1,110 @@
+//! Why the metadata service gave no answer, and what to do about it.
+
+use std::io;
+
+use reqwest::StatusCode;
+
+/// The metadata service gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImdsError {
+    /// The endpoint is no address of an HTTP server.
+    #[error(
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT: {endpoint:?} must be http://HOST[:PORT], such as http://169.254.169.254"
+    )]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+    },
+    /// It is switched off for this instance, or for this user.
+    #[error(
+        "the instance metadata service is off: {url} answers {answer}; switch it on (HttpEndpoint=enabled), let this \
+         user reach it, or do without its user-data and tags"
+    )]
+    Off {
+        /// What was asked for.
+        url: String,
+        /// `403 Forbidden`, or that the connection was refused.
+        answer: String,
+    },
+    /// No answer at all.
+    #[error(
+        "the instance metadata service is silent: {url} does not answer; in a container its hop limit must be at \
+         least 2 (HttpPutResponseHopLimit)"
+    )]
+    Silent {
+        /// What was asked for.
+        url: String,
+    },
+    /// It cannot be reached, or the connection broke.
+    #[error("the instance metadata service cannot be reached: {url}: {cause}")]
+    Unreachable {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// There are no tags in the metadata.
+    #[error(
+        "{url} does not exist: the instance's metadata holds no tags; let it (InstanceMetadataTags=enabled)"
+    )]
+    TagsOff {
+        /// What was asked for.
+        url: String,
+    },
+    /// It answers, but not as it should.
+    #[error("the instance metadata service answers {status} to {url}")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// It answers with something else than was asked for.
+    #[error("the instance metadata service answers {url} with what {problem}")]
+    Answer {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl ImdsError {
+    /// Nobody has to do anything about it: asking again may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+            }
+            Self::Endpoint { .. } | Self::Off { .. } | Self::TagsOff { .. } | Self::Answer { .. } => false,
+        }
+    }
+
+    pub(super) fn of_status(url: &str, status: StatusCode) -> Self {
+        if status == StatusCode::FORBIDDEN {
+            return Self::Off { url: url.to_owned(), answer: status.to_string() };
+        }
+        Self::Status { url: url.to_owned(), status }
+    }
+
+    pub(super) fn of_transport(url: &str, error: &reqwest::Error) -> Self {
+        let url = url.to_owned();
+        let refused = causes(error).any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::ConnectionRefused)
+        });
+        if error.is_timeout() {
+            Self::Silent { url }
+        } else if refused {
+            Self::Off { url, answer: "with a refused connection".to_owned() }
+        } else {
+            // The last cause says it best; the others repeat the URL.
+            let cause = causes(error).last().map_or_else(|| error.to_string(), ToString::to_string);
+            Self::Unreachable { url, cause }
+        }
+    }
+}
+
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+}
