@@ -1,5 +1,5 @@
-//! Pushes to several apps while the agent and the broker are killed again and again: none is lost, and none is deployed
-//! over and over. `INSTANCE_AGENT_SOAK=SECONDS` has it go on for longer, `INSTANCE_AGENT_SEED=N` repeats a run.
+//! Pushes to several apps while agent and broker are killed again and again, connections are cut in mid-packet, and the
+//! disk refuses: none is lost, and none is deployed over and over. `INSTANCE_AGENT_SOAK=SECONDS` has it go on for longer, `INSTANCE_AGENT_SEED=N` repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fastrand::Rng;
 use support::Mosquitto;
 use support::agent::{Agent, Instance, eventually};
+use support::disk::SmallDisk;
 use support::payload::Push;
+use support::proxy::Proxy;
 
 const APPS: [&str; 5] = ["api", "web", "db", "mail", "jobs"];
 /// Where a deploy is held up while the agent is killed.
@@ -20,6 +22,8 @@ const ROUNDS: usize = 16;
 
 struct Chaos {
     broker: Mosquitto,
+    proxy: Proxy,
+    disk: SmallDisk,
     instance: Instance,
     agent: Agent,
     random: Rng,
@@ -33,7 +37,9 @@ struct Chaos {
 impl Chaos {
     fn new(seed: u64) -> Self {
         let broker = Mosquitto::configured(|_| "allow_anonymous true\nmax_queued_messages 0".to_owned());
-        let instance = Instance::new(&broker);
+        let proxy = Proxy::start(broker.port());
+        let instance = Instance::at(proxy.port());
+        let disk = SmallDisk::mount(&instance);
         let apps = APPS.map(|app| {
             let step = |step: &str| {
                 format!("  {step}: {{command: [\"{{dir}}/do\", {step}, {app}], dir: \"{{dir}}\"}}\n")
@@ -48,6 +54,8 @@ impl Chaos {
         let (of_app, newest) = Default::default();
         Self {
             broker,
+            proxy,
+            disk,
             instance,
             agent,
             random: Rng::with_seed(seed),
@@ -105,8 +113,33 @@ impl Chaos {
         self.agent = self.instance.start();
     }
 
+    /// A push, cut somewhere on its way from the broker.
+    fn cut_in_mid_packet(&mut self, app: usize) {
+        let bytes = self.random.usize(1..5000);
+        let proxy = self.proxy.clone();
+        proxy.cut_after(bytes, || {
+            // The broker may owe less than that for one push.
+            for _ in 0..4 {
+                self.push(app);
+            }
+        });
+    }
+
+    /// A push that cannot be recorded for a while.
+    fn refused_by_the_disk(&mut self, app: usize) {
+        self.disk.remount("ro");
+        self.push(app);
+        self.agent.logged("cannot write the journal", &[]);
+        self.disk.remount("rw");
+    }
+
     fn round(&mut self) {
         self.push_to_all();
+        match self.random.usize(..3) {
+            0 => self.cut_in_mid_packet(self.random.clone().usize(..APPS.len())),
+            1 => self.refused_by_the_disk(self.random.clone().usize(..APPS.len())),
+            _ => {}
+        }
         let app = self.random.usize(..APPS.len());
         match self.random.usize(..5) {
             step @ 0..3 => self.kill_during(STEPS[step], app),

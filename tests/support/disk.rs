@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::agent::Instance;
+use super::agent::{Instance, eventually};
 
 /// A file system of its own in the place of an instance's state directory, so small that it can be filled.
 pub struct SmallDisk {
@@ -18,7 +18,7 @@ impl SmallDisk {
     pub fn mount(instance: &Instance) -> Self {
         let path = instance.file("state");
         fs::create_dir(&path).unwrap();
-        mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "small", path.to_str().unwrap()]);
+        mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "small", path.to_str().unwrap()]).unwrap();
         Self { path, _instance: instance.clone() }
     }
 
@@ -31,8 +31,11 @@ impl SmallDisk {
         fs::remove_file(self.path.join("filler")).unwrap();
     }
 
+    /// Waits until nobody is in the middle of a write, which keeps a disk writable.
     pub fn remount(&self, option: &str) {
-        mount(&["-o", &format!("remount,{option}"), self.path.to_str().unwrap()]);
+        let path = self.path.to_str().unwrap();
+        let remounted = || mount(&["-o", &format!("remount,{option}"), path]).ok();
+        eventually(remounted, || format!("{path} cannot be remounted {option}"));
     }
 }
 
@@ -42,7 +45,8 @@ impl Drop for SmallDisk {
     }
 }
 
-fn mount(arguments: &[&str]) {
+fn mount(arguments: &[&str]) -> Result<(), String> {
     let output = Command::new("mount").args(arguments).output().unwrap();
-    assert!(output.status.success(), "mount {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let said = || format!("mount {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(()) } else { Err(said()) }
 }

@@ -8,8 +8,16 @@ use std::thread;
 
 use super::agent::eventually;
 
-/// Listens on a free port of 127.0.0.1 until it is dropped.
+/// Listens on a free port of 127.0.0.1 until the last of its handles is dropped.
+#[derive(Clone)]
 pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    _end: Arc<End>,
+}
+
+/// Ends the listener.
+struct End {
     port: u16,
     shared: Arc<Shared>,
 }
@@ -54,7 +62,8 @@ impl Proxy {
                 }
             }
         });
-        Self { port, shared }
+        let end = Arc::new(End { port, shared: shared.clone() });
+        Self { port, shared, _end: end }
     }
 
     pub fn port(&self) -> u16 {
@@ -147,7 +156,7 @@ impl Shared {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for End {
     fn drop(&mut self) {
         let mut rules = self.shared.rules.lock().unwrap();
         rules.closed = true;
