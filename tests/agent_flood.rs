@@ -117,11 +117,18 @@ fn one_in_the_middle_is_found() {
     one_push_among_them("\"5\"", MESSAGES / 2);
 }
 
+/// Without this, glibc's malloc keeps the largest buffer that it was given back for the next time.
+fn start_giving_back(instance: &Instance) -> Agent {
+    instance.start_with(|command| {
+        command.env("MALLOC_MMAP_THRESHOLD_", "131072");
+    })
+}
+
 fn huge_messages(protocol: &str) {
     let broker = Mosquitto::fast();
     let instance = Instance::new(&broker).mqtt(&format!("protocol: {protocol}"));
     instance.configure(APPS);
-    let agent = instance.start();
+    let agent = start_giving_back(&instance);
     agent.subscribed(1);
     witnessed(&broker, &agent, '1');
     let (before, _) = agent.memory();
@@ -138,11 +145,12 @@ fn huge_messages(protocol: &str) {
     agent.logged("deployed", &[("app", "api")]);
     // What it needed is given back, if not in the same moment.
     witnessed(&broker, &agent, '3');
-    let (after, peak) = agent.memory();
     assert_eq!(instance.events().len(), 8, "{}", agent.report());
     assert!(agent.complaints().is_empty(), "{}", agent.report());
-    // glibc's malloc keeps what it was once given back in one piece, for the next time: one message's worth, not five.
-    assert!(after < before + 32 * 1024, "from {before} KiB to {after} KiB");
+    // The library's buffer for the last one is dropped a second later.
+    let returned = || (agent.memory().0 < before + 2048).then_some(());
+    eventually(returned, || format!("from {before} KiB to {} KiB", agent.memory().0));
+    let (after, peak) = agent.memory();
     assert!(peak < before + 100 * 1024, "{before} KiB before, {peak} KiB at the highest");
     println!("{before} KiB before, {after} KiB after, {peak} KiB at the highest");
 }
@@ -161,10 +169,7 @@ fn messages_above_the_limit(protocol: &str) {
     let broker = Mosquitto::fast();
     let instance = Instance::new(&broker).mqtt(&format!("protocol: {protocol}")).mqtt("max_payload: 1MiB");
     instance.configure(APPS);
-    // Else glibc's malloc keeps one such buffer for the next time.
-    let agent = instance.start_with(|command| {
-        command.env("MALLOC_MMAP_THRESHOLD_", "131072");
-    });
+    let agent = start_giving_back(&instance);
     agent.subscribed(1);
     witnessed(&broker, &agent, '1');
     let (before, _) = agent.memory();
