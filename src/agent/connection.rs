@@ -69,7 +69,7 @@ impl Connection {
 
     /// Notes for the next agent what the session holds, and that there is or was a connection.
     pub(super) fn remember(&mut self) {
-        self.session.filters = self.held_filters.borrow_and_update().clone();
+        self.session.filters.clone_from(&self.held_filters.borrow_and_update());
         self.session.connected = Some(SystemTime::now());
         // Rare and small, so it may be written here; and in their order.
         if let Err(error) = self.file.write(&self.session) {

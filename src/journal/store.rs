@@ -134,17 +134,45 @@ impl Store {
 /// Replaces a file: after a crash at any moment, the old or the new content is there, and once this has returned, the
 /// new.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
     let temporary = with_ending(path, "new");
-    // Readable by the group, for `status`; the directory decides which group that is.
-    let mut options = OpenOptions::new();
-    let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
-    // Whatever the umask says.
-    new.set_permissions(Permissions::from_mode(0o640))?;
-    new.write_all(content)?;
-    new.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(dir)?.sync_all()
+    replacement(path, &temporary, content).iter().try_for_each(Operation::perform)
+}
+
+/// The new content is on disk before it gets the name, and the name before this counts as done.
+fn replacement<'a>(path: &'a Path, temporary: &'a Path, content: &'a [u8]) -> [Operation<'a>; 4] {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    [
+        Operation::Write(temporary, content),
+        Operation::Sync(temporary),
+        Operation::Rename(temporary, path),
+        Operation::Sync(dir),
+    ]
+}
+
+/// One step of a replacement, after which a crash may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation<'a> {
+    Write(&'a Path, &'a [u8]),
+    /// Of a file, or of a directory.
+    Sync(&'a Path),
+    Rename(&'a Path, &'a Path),
+}
+
+impl Operation<'_> {
+    fn perform(&self) -> io::Result<()> {
+        match *self {
+            Self::Write(path, content) => {
+                // Readable by the group, for `status`; the directory decides which group that is.
+                let mut options = OpenOptions::new();
+                let mut new = options.write(true).create(true).truncate(true).mode(0o640).open(path)?;
+                // Whatever the umask says.
+                new.set_permissions(Permissions::from_mode(0o640))?;
+                new.write_all(content)
+            }
+            Self::Sync(path) => File::open(path)?.sync_all(),
+            Self::Rename(from, to) => fs::rename(from, to),
+        }
+    }
 }
 
 /// Looked at first: another format may have anything else in other ways.
@@ -256,39 +284,68 @@ mod tests {
         assert!(store.read_all().unwrap().0.is_empty());
     }
 
-    /// What a disk holds after a crash: each operation that was not followed by its fsync may or may not have happened.
+    /// What a disk may hold of the file and its temporary after a crash behind the first operations: one that was not
+    /// followed by its sync has happened, or not, or in part, and in any order with others.
+    fn after_a_crash<'a>(done: &[Operation<'a>], path: &Path, old: &'a [u8]) -> Vec<Disk<'a>> {
+        let mut disks = vec![Disk { file: old, temporary: None }];
+        let synced = |path: &Path, since: usize| done[since..].iter().any(|it| *it == Operation::Sync(path));
+        for (at, operation) in done.iter().enumerate() {
+            disks = match *operation {
+                Operation::Write(to, content) if synced(to, at) => {
+                    disks.iter().map(|disk| Disk { temporary: Some(content), ..*disk }).collect()
+                }
+                Operation::Write(_, content) => {
+                    let states = |disk: Disk<'a>| {
+                        let cuts = (0..=content.len())
+                            .map(move |cut| Disk { temporary: Some(&content[..cut]), ..disk });
+                        cuts.chain([disk])
+                    };
+                    disks.into_iter().flat_map(states).collect()
+                }
+                Operation::Rename(_, to) => {
+                    assert_eq!(to, path);
+                    let renamed =
+                        |disk: &Disk<'a>| Disk { file: disk.temporary.unwrap_or_default(), temporary: None };
+                    let happened: Vec<_> = disks.iter().map(renamed).collect();
+                    let dir = path.parent().unwrap();
+                    if synced(dir, at) { happened } else { [disks, happened].concat() }
+                }
+                Operation::Sync(_) => disks,
+            };
+        }
+        disks
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    struct Disk<'a> {
+        file: &'a [u8],
+        temporary: Option<&'a [u8]>,
+    }
+
     #[test]
     fn a_crash_at_any_moment_leaves_the_old_or_the_new_record() {
-        #[derive(Clone, Copy)]
-        enum Done {
-            Nothing,
-            NewBegun(usize),
-            NewWhole,
-            Renamed,
-        }
         let (_dir, store) = store();
         let old = Record::for_test("api", "o/r");
         let mut new = old.clone();
         new.superseded = 7;
-        let file = store.file(&old.app);
-        let temporary = with_ending(&file, "new");
-        let content = serde_json::to_vec_pretty(&new).unwrap();
-        // The order that `replace` keeps: write, fsync, rename, fsync of the directory. The rename cannot be on disk
-        // before the content, because that is synced first.
-        let cuts = (0..content.len()).map(Done::NewBegun);
-        for state in [Done::Nothing, Done::NewWhole, Done::Renamed].into_iter().chain(cuts) {
-            let _ = fs::remove_file(&temporary);
-            store.write(&old).unwrap();
-            match state {
-                Done::Nothing => {}
-                Done::NewBegun(length) => fs::write(&temporary, &content[..length]).unwrap(),
-                Done::NewWhole => fs::write(&temporary, &content).unwrap(),
-                Done::Renamed => fs::write(&file, &content).unwrap(),
+        let path = store.file(&old.app);
+        let temporary = with_ending(&path, "new");
+        let [old_text, content] = [&old, &new].map(|record| serde_json::to_vec_pretty(record).unwrap());
+        let operations = replacement(&path, &temporary, &content);
+        let mut seen = [false; 2];
+        for count in 0..=operations.len() {
+            for disk in after_a_crash(&operations[..count], &path, &old_text) {
+                fs::write(&path, disk.file).unwrap();
+                let _ = fs::remove_file(&temporary);
+                disk.temporary.map_or(Ok(()), |content| fs::write(&temporary, content)).unwrap();
+                let (records, errors) = store.read_all().unwrap();
+                assert!(errors.is_empty(), "{errors:?} after {count} operations");
+                let expected = if disk.file == content { &new } else { &old };
+                assert_eq!(records, std::slice::from_ref(expected), "after {count} operations");
+                seen[usize::from(disk.file == content)] = true;
+                assert!(count < operations.len() || disk.file == content, "done, but the old one is there");
             }
-            let (records, errors) = store.read_all().unwrap();
-            assert!(errors.is_empty());
-            let expected = if matches!(state, Done::Renamed) { &new } else { &old };
-            assert_eq!(records, std::slice::from_ref(expected));
         }
+        assert_eq!(seen, [true; 2]);
     }
 }
