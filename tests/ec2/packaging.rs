@@ -1,6 +1,7 @@
 //! What is under `packaging/user-data/` can be used as it stands.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -32,7 +33,9 @@ fn tags() -> Vec<(String, String)> {
 async fn load(user_data: Option<&str>, file: Option<&str>) -> Loaded {
     let directory = tempfile::tempdir().unwrap();
     let etc = directory.path().display().to_string();
-    fs::write(directory.path().join("password"), "hunter2\n").unwrap();
+    let password = directory.path().join("password");
+    fs::write(&password, "hunter2\n").unwrap();
+    fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
     let path = file.map(|text| {
         let path = directory.path().join("config.yaml");
         fs::write(&path, text.replace("/etc/instance-agent", &etc)).unwrap();
