@@ -2,8 +2,9 @@
 //!
 //! The payload is the body of GitHub's `push` webhook: today's shape, the 2012 GitHub Services shape, either one
 //! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5. It is read in
-//! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. No body is parsed before
-//! its signature was verified.
+//! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. A message without
+//! headers is first read as an envelope, signed or not; the fields of a push are read only once its signature was
+//! verified.
 
 mod body;
 mod headers;

@@ -14,6 +14,9 @@ pub struct Trust {
     pub max_push_age: Option<Duration>,
 }
 
+/// How far apart clocks may be.
+const AHEAD: Duration = Duration::from_secs(5 * 60);
+
 /// Why a message is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
@@ -28,6 +31,11 @@ pub enum Distrust {
         /// How long ago that may be.
         limit: Duration,
     },
+    /// It would stay young for as long as it is ahead.
+    #[error(
+        "it is dated more than 5 minutes ahead of this host's clock: set the clock of whoever made it, or this one"
+    )]
+    Ahead,
     /// Whether it is a replay cannot be told.
     #[error("it does not say when it was pushed (repository.pushed_at), and max_push_age is set")]
     Undated,
@@ -44,6 +52,7 @@ impl Distrust {
             Self::Signature(SignatureError::Missing) => "unsigned",
             Self::Signature(_) => "forged",
             Self::TooOld { .. } => "too old",
+            Self::Ahead => "dated ahead",
             Self::Undated => "undated",
         }
     }
@@ -55,10 +64,13 @@ impl Trust {
         Ok(delivery.authenticate(self.secrets.as_ref())?)
     }
 
-    /// Is the push young enough? What is dated ahead of `now` is: clocks differ.
+    /// Is the push young enough? What is dated a little ahead of `now` is: clocks differ.
     pub fn check_age(&self, push: &Push, now: SystemTime) -> Result<(), Distrust> {
         let Some(limit) = self.max_push_age else { return Ok(()) };
         let made = push.by_hand.as_ref().map(|made| made.at).or(push.pushed_at).ok_or(Distrust::Undated)?;
+        if made > now + AHEAD {
+            return Err(Distrust::Ahead);
+        }
         let age = now.duration_since(made).unwrap_or_default();
         if age > limit { Err(Distrust::TooOld { age, limit }) } else { Ok(()) }
     }

@@ -124,7 +124,7 @@ start() {
         fi
     elif has initctl && [ -e /etc/init/instance-agent.conf ]; then
         [ -z "$changed" ] || run initctl stop instance-agent || :
-        run initctl start instance-agent || run initctl status instance-agent
+        run initctl start instance-agent || run initctl status instance-agent | grep start/
     elif [ -n "$DRY_RUN" ]; then
         say 'would fail: neither systemd nor upstart runs here'
     else

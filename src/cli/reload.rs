@@ -13,6 +13,7 @@ use crate::config::{LoadError, Loaded, Loader};
 use crate::service::{self, DetectionRoot};
 use crate::supervisor::Supervisor;
 
+use super::log;
 use super::run::{log_errors, log_warnings};
 
 /// How long the metadata service may take, when there is a configuration already.
@@ -85,7 +86,9 @@ impl Reloader {
     }
 
     async fn read_again(&mut self) -> Option<Reload> {
-        let Loaded { settings, warnings, .. } = match self.loader.load(PATIENCE).await {
+        let loaded = self.loader.load(PATIENCE).await;
+        self.loader.instance_id().inspect(|id| log::name_instance(id));
+        let Loaded { settings, warnings, .. } = match loaded {
             Ok(loaded) => loaded,
             Err(LoadError::Unconfigured(tried)) => {
                 error!(%tried, "cannot reload: there is no configuration any more");

@@ -45,12 +45,12 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
     match runtime.block_on(load(&mut loader)) {
         Ok(loaded) => runtime.block_on(serve(loader, loaded)),
         Err(LoadError::Unconfigured(tried)) => {
-            rescue(loader.request());
+            runtime.block_on(rescue(loader.request()));
             unconfigured(&tried)
         }
         Err(error) => {
             log_errors(&error, "");
-            rescue(loader.request());
+            runtime.block_on(rescue(loader.request()));
             exit::of_load(&error)
         }
     }
@@ -68,22 +68,23 @@ async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
     loaded
 }
 
-/// Services that an interrupted deploy had stopped are started even though the configuration is invalid.
-fn rescue(request: &Request) {
+/// Services that an interrupted deploy had stopped are started even though the configuration is of no use.
+async fn rescue(request: &Request) {
     let path = config::state_dir(request);
     let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
-    if !Store::new(&path).read_all().is_ok_and(|(records, _)| records.iter().any(touched)) {
-        return;
-    }
-    let recovery = async { recover(request, &StateDir::open(&path)?, &path).await };
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    if let Err(problem) = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(recovery)) {
+    let problem = match Store::new(&path).read_all() {
+        Ok((records, _)) if !records.iter().any(touched) => return,
+        Ok(_) => recover(request, &path).await.err(),
+        Err(problem) => Some(problem.into()),
+    };
+    if let Some(problem) = problem {
         error!("cannot start the services that an interrupted deploy had stopped: {problem}");
     }
 }
 
 /// As the last valid configuration had it: this one may not even say what stops and starts services.
-async fn recover(request: &Request, state_dir: &StateDir, path: &Path) -> Result<(), Box<dyn Error>> {
+async fn recover(request: &Request, path: &Path) -> Result<(), Box<dyn Error>> {
+    let state_dir = StateDir::open(path)?;
     let kept = RescueFile::new(path).read();
     let Rescue { service_manager, environment } = kept
         .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
@@ -141,6 +142,7 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
         Ok(manager) => manager,
         Err(problem) => {
             error!("{problem}");
+            rescue(loader.request()).await;
             return ExitCode::from(exit::CONFIG);
         }
     };

@@ -17,8 +17,6 @@ use super::survivor::GONE;
 
 /// The variable.
 const VARIABLE: &str = "INSTANCE_AGENT_RUN";
-/// Ends the value for commands of a service manager.
-const OF_MANAGER: &str = ":service";
 /// Digits of the random part.
 const DIGITS: usize = 32;
 /// How often all processes are looked at while some of them end.
@@ -26,23 +24,28 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What the processes of one attempt have in common, and no others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    id: MarkId,
+    /// The session of the agent and its commands. Who has left it is a daemon, which outlives its command.
+    session: i32,
+}
+
+/// The value of the variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Mark(String);
+struct MarkId(String);
 
 impl Mark {
-    /// One that no other attempt has.
+    /// One that no other attempt has, for what this process starts.
     pub fn random() -> Self {
-        Self(format!("{:0DIGITS$x}", fastrand::u128(..)))
+        // It fails only for other processes than this one.
+        let session = getsid(None).map_or(0, Pid::as_raw);
+        Self { id: MarkId(format!("{:0DIGITS$x}", fastrand::u128(..))), session }
     }
 
-    /// The variable for a command of the attempt.
-    pub fn of_command(&self) -> (&'static str, String) {
-        (VARIABLE, self.0.clone())
-    }
-
-    /// The variable for a command of the service manager, whose daemons inherit it too.
-    pub fn of_manager(&self) -> (&'static str, String) {
-        (VARIABLE, format!("{}{OF_MANAGER}", self.0))
+    /// The variable, for the environment of a command.
+    pub fn variable(&self) -> (&'static str, String) {
+        (VARIABLE, self.id.0.clone())
     }
 
     /// Ends every process that has the mark, and waits until none is left.
@@ -89,33 +92,29 @@ impl Mark {
     /// `None`: it has not the mark, has ended, or is a daemon.
     fn group_of(&self, pid: Pid) -> Option<Pid> {
         let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let of_manager = self.marks(&environment)?;
-        let group = getpgid(Some(pid)).ok()?;
-        // Who has left the session of the command that started it is the service itself.
-        let is_daemon = of_manager && getsid(Some(pid)).ok()? == group;
-        (group.as_raw() > 1 && !is_daemon).then_some(group)
+        if !self.is_in(&environment) || getsid(Some(pid)).ok()?.as_raw() != self.session {
+            return None;
+        }
+        getpgid(Some(pid)).ok().filter(|group| group.as_raw() > 1)
     }
 
-    /// Whether it is in this environment; true: as that of a service manager's command.
-    fn marks(&self, environment: &[u8]) -> Option<bool> {
-        let variables = environment.split(|byte| *byte == 0);
-        let mut values = variables.filter_map(|it| it.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="));
-        let rest = values.find_map(|value| value.strip_prefix(self.0.as_bytes()))?;
-        match rest {
-            b"" => Some(false),
-            rest => (rest == OF_MANAGER.as_bytes()).then_some(true),
-        }
+    fn is_in(&self, environment: &[u8]) -> bool {
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|it| {
+            let value = it.strip_prefix(VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            value == Some(self.id.0.as_bytes())
+        })
     }
 }
 
-impl From<Mark> for String {
-    fn from(mark: Mark) -> Self {
+impl From<MarkId> for String {
+    fn from(mark: MarkId) -> Self {
         mark.0
     }
 }
 
 /// From a record, which may be damaged: a mark that is empty would be found in other environments.
-impl TryFrom<String> for Mark {
+impl TryFrom<String> for MarkId {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -148,13 +147,12 @@ mod tests {
     #[tokio::test]
     async fn all_that_have_the_mark_are_ended_and_no_others() {
         let (mark, other) = (Mark::random(), Mark::random());
-        let (mut bystander, _) = marked(other.of_command(), "echo; sleep 60");
-        // One has left group and session, one ignores SIGTERM.
+        let (mut bystander, _) = marked(other.variable(), "echo; sleep 60");
+        // One has children in groups of their own, one ignores SIGTERM.
         let children = [
-            marked(mark.of_command(), "echo; sleep 60"),
-            marked(mark.of_command(), "setsid sleep 60 & echo; wait"),
-            marked(mark.of_command(), "trap '' TERM; echo; sleep 60"),
-            marked(mark.of_manager(), "sleep 60 & echo; wait"),
+            marked(mark.variable(), "echo; sleep 60"),
+            marked(mark.variable(), "set -m; sleep 60 & sleep 60 & echo; wait"),
+            marked(mark.variable(), "trap '' TERM; echo; sleep 60"),
         ];
         mark.end(Duration::from_millis(200)).await.unwrap();
         assert!(mark.groups().unwrap().is_empty());
@@ -167,25 +165,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_a_service_manager_started_is_let_be() {
+    async fn a_daemon_is_let_be_with_all_its_children() {
         let mark = Mark::random();
-        let line = "setsid sh -c 'echo $$; exec sleep 60' & wait";
-        let (mut starter, daemon) = marked(mark.of_manager(), line);
+        let line = "setsid bash -c 'set -m; sleep 60 & echo $$; wait' & wait";
+        let (mut starter, daemon) = marked(mark.variable(), line);
         mark.end(Duration::from_secs(10)).await.unwrap();
         assert!(!starter.wait().unwrap().success());
         let daemon = Pid::from_raw(daemon.parse().unwrap());
-        killpg(daemon, Signal::SIGKILL).unwrap();
+        let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).unwrap();
+        let child = Pid::from_raw(children.trim().parse().unwrap());
+        for group in [child, daemon] {
+            killpg(group, Signal::SIGKILL).unwrap();
+        }
     }
 
     #[test]
     fn only_the_whole_mark_counts() {
-        let mark = Mark("0123456789abcdef0123456789abcdef".to_owned());
-        let says = |value: &str| mark.marks(format!("A=b\0INSTANCE_AGENT_RUN={value}\0C=d\0").as_bytes());
-        assert_eq!(says(&mark.0), Some(false));
-        assert_eq!(says(&format!("{}:service", mark.0)), Some(true));
-        assert_eq!(says(&format!("{}0", mark.0)), None);
-        assert_eq!(says(""), None);
-        assert_eq!(mark.marks(format!("X_INSTANCE_AGENT_RUN={}\0", mark.0).as_bytes()), None);
+        let mark = Mark::random();
+        let id = &mark.id.0;
+        let says = |value: &str| mark.is_in(format!("A=b\0INSTANCE_AGENT_RUN={value}\0C=d\0").as_bytes());
+        assert!(says(id));
+        assert!(!says(&format!("{id}0")) && !says("") && !says(&id[1..]));
+        assert!(!mark.is_in(format!("X_INSTANCE_AGENT_RUN={id}\0").as_bytes()));
     }
 
     #[test]
@@ -193,8 +194,9 @@ mod tests {
         let mark = Mark::random();
         let text = serde_json::to_string(&mark).unwrap();
         assert_eq!(serde_json::from_str::<Mark>(&text).unwrap(), mark);
-        for text in [r#""""#, r#""abc""#, r#""0123456789abcdef0123456789abcdeg""#] {
-            assert!(serde_json::from_str::<Mark>(text).is_err(), "{text}");
+        for id in ["", "abc", "0123456789abcdef0123456789abcdeg"] {
+            let text = format!(r#"{{"id": "{id}", "session": 1}}"#);
+            assert!(serde_json::from_str::<Mark>(&text).is_err(), "{text}");
         }
     }
 }

@@ -128,7 +128,7 @@ impl Loader {
             Err(LoadError::Metadata { trouble, .. }) => trouble,
             done => return done,
         };
-        let nothing_else = local.is_empty() && !trouble.may_pass();
+        let nothing_else = local.is_empty() && self.user_data.is_none() && !trouble.may_pass();
         let without = self.lacks_without(local).await;
         if nothing_else || without == Lack::Nothing {
             return Ok(Some(trouble));

@@ -41,13 +41,20 @@ pub(crate) fn admit(record: &Record, push: &Revision, retained: bool, now: Syste
     }
     if let Some(made) = &push.by_hand {
         let too_old = record.oldest_remembered().is_some_and(|oldest| made.at < oldest);
-        return if too_old { Admission::Stale } else { Admission::Taken };
+        let stale = too_old || may_be_forgotten(made.at, record);
+        return if stale { Admission::Stale } else { Admission::Taken };
     }
     match (counting_date(push, now), record.high) {
+        (Some(date), Some(high)) if date == high && may_be_forgotten(date, record) => Admission::Stale,
         (Some(date), Some(high)) if date < high => Admission::Stale,
         (Some(date), Some(high)) if date == high && is_the_one_before(push, record) => Admission::Stale,
         _ => Admission::Taken,
     }
+}
+
+/// Of so long ago that a push taken then need no longer be remembered: it may be a replay.
+fn may_be_forgotten(at: SystemTime, record: &Record) -> bool {
+    record.forgotten.is_some_and(|forgotten| at <= forgotten)
 }
 
 /// When GitHub took the push, unless it does not say so or cannot be right.

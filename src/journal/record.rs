@@ -51,6 +51,9 @@ pub struct Record {
     pub(super) high: Option<SystemTime>,
     #[serde(default)]
     pub(super) seen: VecDeque<Seen>,
+    /// The greatest date of those that had to make room.
+    #[serde(with = "super::time::optional", default)]
+    pub(super) forgotten: Option<SystemTime>,
     /// When redeliveries had a failed revision tried again.
     #[serde(with = "super::time::list", default)]
     redeliveries: Vec<SystemTime>,
@@ -132,6 +135,7 @@ impl Record {
             attempt: None,
             high: None,
             seen: VecDeque::new(),
+            forgotten: None,
             redeliveries: Vec::new(),
             superseded: 0,
             outcomes: VecDeque::new(),
@@ -170,10 +174,12 @@ impl Record {
         if self.seen.len() == IDENTITIES {
             // The oldest by its date: what is forgotten must be before all that is remembered.
             let oldest = self.seen.iter().enumerate().min_by_key(|(_, seen)| seen.at).map(|(i, _)| i);
-            oldest.map(|i| self.seen.remove(i));
+            let oldest = oldest.and_then(|i| self.seen.remove(i));
+            self.forgotten = self.forgotten.max(oldest.map(|seen| seen.at));
         }
         self.redeliveries.clear();
-        let at = push.by_hand.as_ref().map(|made| made.at).or(date).unwrap_or(now);
+        // One made by a clock that is ahead is not remembered for longer than others.
+        let at = push.by_hand.as_ref().map(|made| made.at.min(now)).or(date).unwrap_or(now);
         self.seen.push_back(Seen { identity: push.identity(), at });
         let replaced = self
             .desired

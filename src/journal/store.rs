@@ -86,7 +86,9 @@ impl Store {
     pub fn read_all(&self) -> Result<(Vec<Record>, Vec<ReadError>), ReadError> {
         let cannot = |source| ReadError::Io { path: self.dir.clone(), source };
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok((Vec::new(), Vec::new()));
+            }
             entries => entries.map_err(cannot)?,
         };
         let mut records = Vec::new();

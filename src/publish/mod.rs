@@ -71,10 +71,21 @@ pub enum ComposeError {
         "the signature that came along is of the whole body: --slim needs --sign-with FILE, to sign what is left"
     )]
     StaleSignature,
+    /// Agents drop it.
+    #[error(
+        "the message would be {size} bytes, and agents take {MAX_PAYLOAD}: leave the commits out with --slim"
+    )]
+    TooLarge {
+        /// With its envelope.
+        size: usize,
+    },
     /// Not where agents look for it.
     #[error(transparent)]
     Destination(#[from] DestinationError),
 }
+
+/// What agents take when nothing else is configured; GitHub caps payloads at 25 MB.
+pub const MAX_PAYLOAD: usize = 32 << 20;
 
 /// Makes the message, and reads it as an agent will.
 pub fn compose(delivery: Delivery, plan: &Plan<'_>) -> Result<Composed, ComposeError> {
@@ -92,6 +103,9 @@ pub fn compose(delivery: Delivery, plan: &Plan<'_>) -> Result<Composed, ComposeE
     let in_envelope = plan.envelope || (plan.protocol == Protocol::V311 && !delivery.headers.is_empty());
     let (headers, payload) =
         if in_envelope { (Vec::new(), delivery.into_envelope()) } else { (delivery.headers, delivery.body) };
+    if payload.len() > MAX_PAYLOAD {
+        return Err(ComposeError::TooLarge { size: payload.len() });
+    }
     let push = understood(&headers, &payload)?;
     Ok(Composed { message: Outgoing { topic, payload, headers, retain: plan.retain }, push, signed })
 }

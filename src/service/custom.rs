@@ -88,7 +88,7 @@ impl ServiceManager for CustomManager {
     }
 
     fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.stop, service, &[mark.of_manager()]).await?) })
+        Box::pin(async { succeed(perform(&self.stop, service, &[mark.variable()]).await?) })
     }
 
     fn start<'a>(
@@ -98,7 +98,7 @@ impl ServiceManager for CustomManager {
         mark: &'a Mark,
     ) -> Answer<'a, ()> {
         let revision = environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let environment: Vec<_> = revision.chain([mark.of_manager()]).collect();
+        let environment: Vec<_> = revision.chain([mark.variable()]).collect();
         Box::pin(async move { succeed(perform(&self.start, service, &environment).await?) })
     }
 

@@ -34,7 +34,7 @@ impl Upstart {
         let mut argv = vec![self.program.as_str(), verb, service.as_str()];
         argv.extend(assignments.iter().map(String::as_str));
         let untranslated = UNTRANSLATED.map(|(name, value)| (name, value.to_owned()));
-        let environment: Vec<_> = untranslated.into_iter().chain(mark.map(Mark::of_manager)).collect();
+        let environment: Vec<_> = untranslated.into_iter().chain(mark.map(Mark::variable)).collect();
         run(&argv, &environment).await
     }
 

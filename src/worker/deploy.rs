@@ -136,7 +136,7 @@ impl Deploy<'_> {
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
         let ledger = self.ledger.clone();
         let started = |running| remember(ledger, running);
-        let (name, mark) = self.attempt.mark.of_command();
+        let (name, mark) = self.attempt.mark.variable();
         let environment = [environment, &[(name.to_owned(), mark)]].concat();
         let ran = self.context.runner.run(&job, spec, &environment, &stop, started).await;
         self.forget_running();

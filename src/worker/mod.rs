@@ -332,6 +332,9 @@ async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
         .await;
     // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
     report::ended(&outcome, ended.ok().flatten());
+    if outcome.verdict == Verdict::Interrupted && shared.ledger.machine().record().pending().is_none() {
+        report::given_up(&outcome.app, &outcome.revision);
+    }
     // A reload that came meanwhile has waited for the end.
     fit(shared).await;
     Some(outcome)

@@ -61,6 +61,11 @@ pub(crate) fn set_aside(app: &AppName, aside: &io::Result<PathBuf>) {
     }
 }
 
+pub(super) fn given_up(app: &AppName, revision: &Revision) {
+    let sha = &revision.commit;
+    error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
+}
+
 pub(super) fn began(app: &App, attempt: &InProgress) {
     let revision = &attempt.revision;
     info!(
@@ -80,7 +85,7 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
     match (outcome.verdict, outcome.cause()) {
         (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, took, "deployed"),
         (_, None) => {
-            warn!(%app, %sha, took, "deploy interrupted by shutdown: it begins again at the next start");
+            warn!(%app, %sha, took, "deploy interrupted by shutdown");
         }
         (Verdict::Interrupted, Some(cause)) => {
             warn!(%app, %sha, step = cause.step.as_str(), error = cause.error, took, "deploy interrupted by shutdown");

@@ -86,6 +86,15 @@ async fn the_metadata_service_may_be_disabled() {
 }
 
 #[tokio::test]
+async fn user_data_with_tags_is_not_complete_while_tags_are_denied() {
+    let imds = Imds::with_user_data("#instance-agent\nmqtt: {url: mqtt://broker}\nec2: {tags: true}\n");
+    let pass = || Trouble::Slow(Duration::ZERO);
+    imds.state().troubles = [pass(), pass(), Trouble::Status(403)].into();
+    let denied = Case::new(nitro()).load(&imds).await.unwrap_err();
+    assert!(denied.to_string().contains("403"), "{denied}");
+}
+
+#[tokio::test]
 async fn no_more_is_asked_than_is_needed() {
     let imds = Imds::start();
     Case::new(nitro()).file(COMPLETE).load(&imds).await.unwrap();

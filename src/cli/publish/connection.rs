@@ -74,7 +74,7 @@ impl ConnectionArgs {
             password_file: self.password_file,
             keep_alive: Duration::from_secs(30),
             session_expiry: Duration::ZERO,
-            max_payload: super::content::MAX_PAYLOAD,
+            max_payload: crate::publish::MAX_PAYLOAD,
         })
     }
 

@@ -9,12 +9,9 @@ use std::time::SystemTime;
 use clap::Args;
 
 use crate::github::{CommitId, GitRef, NameError, RepoName};
-use crate::publish::{ByHandWish, Delivery, parse_header};
+use crate::publish::{ByHandWish, Delivery, MAX_PAYLOAD, parse_header};
 
 use super::Problem;
-
-/// What agents take when nothing else is configured; GitHub caps payloads at 25 MB.
-pub(super) const MAX_PAYLOAD: usize = 32 << 20;
 
 /// What to publish: a payload, or a push made by hand.
 #[derive(Debug, Args)]

@@ -290,6 +290,24 @@ fn pushes_made_by_hand_roll_back_and_do_not_move_the_clock() {
 }
 
 #[test]
+fn what_had_to_make_room_is_not_taken_again_even_within_one_second() {
+    let mut record = Record::for_test("api", "o/r");
+    let late = noon() + Duration::from_secs(100);
+    let first = push('0', 'a', 0);
+    assert_eq!(record.admit(&first, false, late), Taken);
+    for n in 0..70 {
+        let made = by_hand(&format!("by-hand-{n:02}"), 'b', n / 2 + 1, false);
+        assert_ne!(record.admit(&made, false, late), Stale);
+    }
+    assert_eq!(record.admit(&first, false, late), Stale, "its date is still the greatest of GitHub's");
+    for n in 0..70 {
+        let made = by_hand(&format!("by-hand-{n:02}"), 'b', n / 2 + 1, false);
+        assert!(matches!(record.admit(&made, false, late), Stale | Duplicate), "{n}");
+    }
+    assert_eq!(record.admit(&push('a', 'c', 1), false, late), Taken);
+}
+
+#[test]
 fn after_three_interruptions_a_revision_is_failed_until_a_new_push() {
     let mut record = Record::for_test("api", "o/r");
     record.admit(&push('0', 'a', 0), false, noon());
