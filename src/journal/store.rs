@@ -290,7 +290,7 @@ mod tests {
     /// followed by its sync has happened, or not, or in part, and in any order with others.
     fn after_a_crash<'a>(done: &[Operation<'a>], path: &Path, old: &'a [u8]) -> Vec<Disk<'a>> {
         let mut disks = vec![Disk { file: old, temporary: None }];
-        let synced = |path: &Path, since: usize| done[since..].iter().any(|it| *it == Operation::Sync(path));
+        let synced = |path: &Path, since: usize| done[since..].contains(&Operation::Sync(path));
         for (at, operation) in done.iter().enumerate() {
             disks = match *operation {
                 Operation::Write(to, content) if synced(to, at) => {
