@@ -112,11 +112,17 @@ impl Container {
     }
 
     fn find_leader(&self) -> Option<String> {
-        let processes = self.cgroups.0.iter().find_map(|cgroup| {
-            fs::read_to_string(cgroup.join("payload/init.scope/cgroup.procs"))
-                .ok()
-                .filter(|text| !text.is_empty())
-        })?;
+        self.process("init.scope")
+    }
+
+    /// The first process of this cgroup of the container's, by its number outside.
+    pub(crate) fn process(&self, cgroup: &str) -> Option<String> {
+        let file = Path::new("payload").join(cgroup).join("cgroup.procs");
+        let processes = self
+            .cgroups
+            .0
+            .iter()
+            .find_map(|own| fs::read_to_string(own.join(&file)).ok().filter(|text| !text.is_empty()))?;
         processes.lines().next().map(str::to_owned)
     }
 
