@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::libc::O_NONBLOCK;
@@ -63,12 +63,12 @@ impl Host {
         self.sh(&format!("apt-get install -q -y {}", package.display()));
     }
 
-    /// The same package with a higher version; where it is inside.
-    pub(crate) fn newer_package(&self) -> PathBuf {
-        let newer = "/var/tmp/instance-agent-newer.deb";
+    /// The same package as the version 99.MINOR; where it is inside.
+    pub(crate) fn newer_package(&self, minor: usize) -> PathBuf {
+        let newer = format!("/var/tmp/instance-agent-99.{minor}.deb");
         self.sh(&format!(
-            "cd /var/tmp; dpkg-deb --raw-extract {} newer; sed -i 's/^Version: .*/Version: 99.0/' newer/DEBIAN/control; \
-             dpkg-deb --root-owner-group -Zgzip --build newer {newer}; rm -r newer",
+            "cd /var/tmp; dpkg-deb --raw-extract {} newer; sed -i 's/^Version: .*/Version: 99.{minor}/' newer/DEBIAN/control; \
+             dpkg-deb --root-owner-group -Zgzip -z1 --build newer {newer}; rm -r newer",
             package().display()
         ));
         newer.into()
@@ -114,6 +114,11 @@ impl Host {
 
     pub(crate) fn holds(&self, script: &str) -> bool {
         self.run(script).status.success()
+    }
+
+    /// Begins a script that must succeed in the end.
+    pub(crate) fn begin(&self, script: &str) -> Begun {
+        Begun(self.shell(script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("entering the container"))
     }
 
     /// Waits until a script succeeds.
@@ -240,7 +245,9 @@ impl Host {
     /// What `instance-agent status --json` says of the only app.
     pub(crate) fn status(&self) -> Value {
         let answer = self.sh("instance-agent status --json");
-        serde_json::from_str::<Value>(&answer).expect("JSON")[0].take()
+        let apps: Vec<Value> = serde_json::from_str(&answer).expect("JSON");
+        // A push that is not recorded yet leaves no app to tell of.
+        apps.into_iter().next().unwrap_or_default()
     }
 
     /// What the steps did: `update 7fd1a60…`, …
@@ -285,5 +292,16 @@ pub(crate) struct Held(fs::File);
 impl Held {
     pub(crate) fn release(mut self) {
         self.0.write_all(b"go\n").expect("the step waits");
+    }
+}
+
+/// A script that runs.
+pub(crate) struct Begun(Child);
+
+impl Begun {
+    #[track_caller]
+    pub(crate) fn ended(self) {
+        let output = self.0.wait_with_output().expect("waiting for it");
+        assert!(output.status.success(), "{output:?}");
     }
 }

@@ -61,3 +61,23 @@ fn the_agent_is_stopped_in_each_step() {
         assert_ended_well(&host, step, &sha);
     }
 }
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn the_package_is_upgraded_in_mid_deploy() {
+    let host = host();
+    for (number, step) in STEPS.iter().enumerate() {
+        let newer = host.newer_package(number);
+        host.hold(step);
+        let sha = host.push(step);
+        let held = host.held(step);
+        let upgrade = host.begin(&format!("apt-get install -q -y {}", newer.display()));
+        host.until_logged(&format!("its services are brought up first app=hello sha={sha}"));
+        // While no agent is connected.
+        let later = host.push(&format!("after-{step}"));
+        held.release();
+        upgrade.ended();
+        assert_ended_well(&host, &format!("after-{step}"), &later);
+        assert_eq!(host.property("ActiveState", "instance-agent"), "active");
+    }
+}
