@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TOOLS := $(or $(CARGO_TARGET_DIR),target)/tools
-DENY := $(TOOLS)/bin/cargo-deny --locked --exclude demo
+DENY := $(TOOLS)/bin/cargo-deny --locked --exclude demo --exclude generate
 
 # Debian keeps daemons such as mosquitto where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -43,6 +43,15 @@ fmt: ## format the code
 .PHONY: build
 build: ## build the release binary, target/release/instance-agent
 	cargo build --locked --release
+
+.PHONY: deb
+deb: ## build the Debian package for glibc 2.17 and newer, target/debian/*.deb; installs zig, cargo-deb, lintian
+	scripts/install-deb-tools $(TOOLS)
+	scripts/build-deb $(TOOLS)
+
+.PHONY: generated
+generated: ## write the manual pages and completions anew, packaging/usr/share
+	cargo run --locked --quiet -p generate
 
 .PHONY: advisories
 advisories: check-tools ## look the dependencies up in the RustSec database (needs the internet)
