@@ -19,13 +19,14 @@ const LOOK: Duration = Duration::from_millis(20);
 const DEB: &str = "INSTANCE_AGENT_DEB";
 /// What a user of the host finds in its own files.
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/package/files");
-pub(crate) const BOOTSTRAP: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/user-data/bootstrap.sh");
+pub(crate) const BOOTSTRAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/user-data/bootstrap.sh");
 
 /// The package that `make deb` has built.
 pub(crate) fn package() -> PathBuf {
     let path = std::env::var_os(DEB).map(PathBuf::from).filter(|path| path.is_file());
-    path.unwrap_or_else(|| panic!("{DEB} must name the .deb to test: run `make test-systemd`, which builds it"))
+    path.unwrap_or_else(|| {
+        panic!("{DEB} must name the .deb to test: run `make test-systemd`, which builds it")
+    })
 }
 
 /// Everything is inside a container, and goes with it.
@@ -79,7 +80,10 @@ impl Host {
         self.sh("ip address add 169.254.169.254/32 dev lo");
         self.unit("metadata", &format!("[Service]\nExecStart=/usr/bin/python3 {FILES}/metadata.py\n"));
         self.systemctl("start metadata");
-        self.drop_in("instance-agent", "[Service]\nExecStart=\nExecStart=/usr/bin/instance-agent run --ec2\n");
+        self.drop_in(
+            "instance-agent",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/instance-agent run --ec2\n",
+        );
     }
 
     pub(crate) fn configure(&self, rest: &str) {
@@ -88,7 +92,10 @@ impl Host {
     }
 
     pub(crate) fn until_subscribed(&self) {
-        self.until("subscribed", "systemctl show -P StatusText instance-agent | grep -q '^Connected to .*; apps:'");
+        self.until(
+            "subscribed",
+            "systemctl show -P StatusText instance-agent | grep -q '^Connected to .*; apps:'",
+        );
     }
 
     /// The outcome of a shell script inside, in root's environment.
@@ -118,7 +125,13 @@ impl Host {
 
     /// Begins a script that must succeed in the end.
     pub(crate) fn begin(&self, script: &str) -> Begun {
-        Begun(self.shell(script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("entering the container"))
+        Begun(
+            self.shell(script)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("entering the container"),
+        )
     }
 
     /// Waits until a script succeeds.
@@ -171,7 +184,10 @@ impl Host {
     /// As an operator does it. Returns when the host is up again.
     pub(crate) fn reboot(&mut self) {
         self.container.reboot();
-        self.until("the boot is complete", "systemctl is-system-running --wait | grep -qE 'running|degraded'");
+        self.until(
+            "the boot is complete",
+            "systemctl is-system-running --wait | grep -qE 'running|degraded'",
+        );
     }
 
     /// The process of a unit, as the host of the container numbers it.
@@ -212,7 +228,9 @@ impl Host {
     }
 
     pub(crate) fn publish_command(sha: &str) -> String {
-        format!("instance-agent publish --broker mqtt://localhost --repo octocat/hello --ref main --sha {sha}")
+        format!(
+            "instance-agent publish --broker mqtt://localhost --repo octocat/hello --ref main --sha {sha}"
+        )
     }
 
     /// Pushes a version, and tells the agent of it.

@@ -108,9 +108,9 @@ fn a_reinstalled_package_goes_on_with_its_state() {
 
 #[test]
 #[ignore = "needs the .deb: run `make test-systemd`"]
-fn a_purge_leaves_the_users_file_and_nothing_else() {
+fn a_purge_leaves_the_users_file_and_the_group_and_nothing_else() {
     let host = Host::without_package();
-    let look = || host.sh("find /etc /run /usr /var -name '*instance-agent*'; getent group; getent passwd");
+    let look = || host.sh("find /etc /run /usr /var -name '*instance-agent*'");
     let before = look();
     host.install(&package());
     host.configure(HELLO);
@@ -123,6 +123,7 @@ fn a_purge_leaves_the_users_file_and_nothing_else() {
     assert_eq!(host.read("/etc/instance-agent/config.yaml"), text);
     host.sh("rm -r /etc/instance-agent");
     assert_eq!(look(), before);
+    host.sh("getent group instance-agent");
     host.until_served("v2");
 }
 
@@ -142,4 +143,68 @@ fn an_upgrade_touches_neither_the_apps_nor_the_users_file() {
     let sha = host.push("v3");
     host.until_state("deployed", &sha);
     host.until_served("v3");
+}
+
+/// Files of the host may belong to its group, and the journal does.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn members_of_its_group_read_the_status_and_others_do_not() {
+    let host = Host::configured(HELLO);
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+    host.sh("useradd --system --groups instance-agent member; useradd --system other");
+    let status = |user: &str| {
+        host.run(&format!("setpriv --reuid {user} --regid {user} --init-groups instance-agent status --json"))
+    };
+    let told = status("member");
+    assert!(String::from_utf8_lossy(&told.stdout).contains(&sha), "{told:?}");
+    let refused = status("other");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("/var/lib/instance-agent"), "{refused:?}");
+}
+
+/// Where an image is built no init runs, and nothing is started.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn what_is_built_into_an_image_runs_from_the_first_boot() {
+    let mut host = Host::without_package();
+    let package = package();
+    host.sh(&format!(
+        "unshare --mount sh -euc 'mount -t tmpfs none /run; exec apt-get install -q -y {}'",
+        package.display()
+    ));
+    host.sh("pgrep -x instance-agent && exit 1 || :");
+    host.configure(HELLO);
+    host.reboot();
+    host.until_subscribed();
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+    host.until_served("v2");
+}
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn an_invalid_configuration_is_told_and_not_tried_again() {
+    let host = Host::unconfigured();
+    host.configure("apps: [{repo: octocat/hello, servce: hello}]\n");
+    assert!(!host.holds("systemctl start instance-agent"));
+    for (property, value) in
+        [("ActiveState", "failed"), ("SubState", "failed"), ("ExecMainStatus", "78"), ("NRestarts", "0")]
+    {
+        assert_eq!(host.property(property, "instance-agent"), value, "{property}: {}", host.told());
+    }
+    host.until_logged("/etc/instance-agent/config.yaml:3:");
+}
+
+/// As before a container image or a host that shall start nothing by itself.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn a_policy_that_forbids_starts_is_respected() {
+    let host = Host::without_package();
+    host.sh("printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d");
+    host.configure(HELLO);
+    host.install(&package());
+    assert_eq!(host.property("ActiveState", "instance-agent"), "inactive");
+    assert_eq!(host.property("UnitFileState", "instance-agent"), "enabled");
+    assert_eq!(host.property("InactiveExitTimestampMonotonic", "instance-agent"), "0", "it was started");
 }

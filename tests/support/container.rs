@@ -158,7 +158,8 @@ fn leftovers(name: &str, directory: &str) -> Vec<String> {
         is_alive && (command.contains(name) || command.contains(directory) || cgroup.contains(name))
     });
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
-    let mounts = mounts.lines().filter(|line| line.contains(name) || line.contains(directory)).map(str::to_owned);
+    let mounts =
+        mounts.lines().filter(|line| line.contains(name) || line.contains(directory)).map(str::to_owned);
     let parents = [Cgroups::roots(), vec![PROPAGATE.into()]].concat();
     let files = parents.iter().map(|parent| parent.join(name)).filter(|path| path.exists());
     processes.chain(files).map(|path| path.display().to_string()).chain(mounts).collect()
