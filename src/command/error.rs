@@ -168,9 +168,6 @@ pub enum StartError {
         /// What to do, with the colon before it; may be empty.
         advice: String,
     },
-    /// The signals that end commands stay blocked.
-    #[error("signals cannot be unblocked: {0}")]
-    Signals(io::Error),
     /// The program that changes the user cannot be run.
     #[error("cannot run `{}`, which changes the user: {error}: install the agent again", clean(&.helper.to_string_lossy()))]
     Helper {

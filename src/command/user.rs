@@ -13,7 +13,6 @@ use nix::unistd::{
 };
 
 use super::error::StartError;
-use super::witness::unblock_signals;
 
 /// The exit code of a process whose [`exec_as`] failed: as env(1), nice(1) and timeout(1) have it.
 pub const EXEC_FAILED: u8 = 125;
@@ -100,7 +99,6 @@ pub(super) fn arguments(user: &str, dir: Option<&Path>, argv: &[String]) -> Vec<
 /// command begins, so whatever is written there comes from here.
 pub fn exec_as(user: &str, dir: Option<&Path>, argv: &[OsString]) -> Result<Infallible, StartError> {
     let (program, arguments) = argv.split_first().ok_or(StartError::Empty)?;
-    unblock_signals().map_err(StartError::Signals)?;
     let user = find(user)?;
     change_to(&user)?;
     let account = Account::from(user);

@@ -17,16 +17,13 @@ const REPORT: &str = "command ended with wait status ";
 /// Runs this program with these arguments as a child, waits for its end, and reports that on standard error: what
 /// `instance-agent witness exec-as …` does. Signals that the unit gets are for the command: they do not end this process.
 pub fn witness(arguments: &[OsString]) -> io::Result<ExitStatus> {
+    let mut child = Command::new("/proc/self/exe").args(arguments).spawn()?;
+    // Not before: a signal that comes while there is no command yet would reach nobody.
     SigSet::all().thread_block()?;
-    let status = Command::new("/proc/self/exe").args(arguments).status()?;
+    let status = child.wait()?;
     // Nobody reads it any more when the agent was killed.
     let _ = writeln!(io::stderr(), "{REPORT}{}", status.into_raw());
     Ok(status)
-}
-
-/// A command begins with no signal blocked, whatever its parent has blocked.
-pub(super) fn unblock_signals() -> io::Result<()> {
-    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Takes the report out of what was written.
