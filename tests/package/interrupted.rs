@@ -30,12 +30,7 @@ fn the_agent_is_killed_in_each_step() {
         let held = host.held(step);
         let before = host.property("MainPID", "instance-agent");
         host.systemctl("kill --kill-who=main --signal=KILL instance-agent");
-        host.until(
-            "another agent",
-            &format!(
-                "test \"$(systemctl show -P NRestarts instance-agent)\" != 0 && ! test -e /proc/{before}"
-            ),
-        );
+        host.until("the agent is gone", &format!("! test -e /proc/{before}"));
         // What systemd itself runs has outlived the agent, which waits for it.
         if ["stop", "start"].contains(&step) {
             host.until_logged(&format!("a deploy was interrupted when the agent ended app=hello sha={sha}"));
@@ -56,15 +51,11 @@ fn the_agent_is_stopped_in_each_step() {
         let sha = host.push(step);
         let held = host.held(step);
         host.systemctl("stop --no-block instance-agent");
-        host.until(
-            "the agent is told to end",
-            "test \"$(systemctl show -P ActiveState instance-agent)\" = deactivating",
-        );
         host.until_logged(&format!(
             "waiting for a running deploy: its services are brought up first app=hello sha={sha}"
         ));
         held.release();
-        host.until("the agent has ended", "! systemctl is-active -q instance-agent && test \"$(systemctl show -P SubState instance-agent)\" = dead");
+        host.until("the agent has ended", "test \"$(systemctl is-active instance-agent)\" = inactive");
         assert_eq!(host.property("Result", "instance-agent"), "success", "{}", host.told());
         assert_eq!(host.property("ActiveState", "hello"), "active", "the service is left down");
         host.systemctl("start instance-agent");

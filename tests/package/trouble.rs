@@ -56,18 +56,13 @@ fn an_agent_that_the_kernel_kills_for_want_of_memory_comes_back_to_its_push() {
     let padding = "x".repeat(20_000_000);
     host.write("/var/tmp/payload", &github_push(&sha, &format!(r#","padding":"{padding}""#)));
     let narrow = Narrow::make(1 << 20);
-    match &narrow {
-        Some(narrow) => {
-            let process = host.process_outside("instance-agent.service");
-            fs::write(narrow.0.join("cgroup.procs"), process).unwrap();
-            host.sh("mosquitto_pub -q 1 -t github/octocat/hello -f /var/tmp/payload");
-        }
-        None => {
-            // The nearest thing to it.
-            host.systemctl("kill --kill-who=main --signal=KILL instance-agent");
-            host.sh("mosquitto_pub -q 1 -t github/octocat/hello -f /var/tmp/payload");
-        }
+    if let Some(narrow) = &narrow {
+        fs::write(narrow.0.join("cgroup.procs"), host.process_outside("instance-agent.service")).unwrap();
+    } else {
+        // The nearest thing to it.
+        host.systemctl("kill --kill-who=main --signal=KILL instance-agent");
     }
+    host.sh("mosquitto_pub -q 1 -t github/octocat/hello -f /var/tmp/payload");
     host.until("another agent", "test \"$(systemctl show -P NRestarts instance-agent)\" = 1");
     host.until_state("deployed", &sha);
     host.until_served("v2");

@@ -69,10 +69,11 @@ impl Container {
         container
     }
 
-    /// As `systemctl reboot` does it: what was written stays.
+    /// As `systemctl reboot` does it, which asks others and may lose them before they answer. What was written stays.
     pub(crate) fn reboot(&mut self) {
-        let asked = self.command("systemctl").arg("reboot").status().expect("running systemctl");
-        assert!(asked.success(), "systemctl reboot: {asked}");
+        let reboot = ["start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target"];
+        let asked = self.command("systemctl").args(reboot).status().expect("running systemctl");
+        assert!(asked.success(), "systemctl {reboot:?}: {asked}");
         let former = Path::new("/proc").join(self.leader.take().expect("boot() waits for the leader"));
         let end = Instant::now() + SHUTDOWN;
         while former.exists() {
