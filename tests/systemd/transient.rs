@@ -343,7 +343,8 @@ async fn case_notices_of_one_app_run_side_by_side_outside_the_agents_unit() {
             async move { within(bench.runner.run_notice(app, spec, told, stdin, &bench.stop)).await }
         };
         let (one, two) = tokio::join!(run(&first, &told, "{json}"), run(&second, &[], "second"));
-        (one.unwrap(), two.unwrap());
+        one.unwrap();
+        two.unwrap();
         let left = |name| fs::read_to_string(bench.dir.join(name)).unwrap();
         assert_eq!((left("first").as_str(), left("second").as_str()), ("nobody failed {json}\n", "second"));
         assert!(
