@@ -81,7 +81,12 @@ fn title(name: &str, section: u8) -> String {
 
 fn completions(shell: impl Generator) -> Vec<u8> {
     let mut content = Vec::new();
-    clap_complete::generate(shell, &mut commands::visible(&instance_agent::cli::command()), "instance-agent", &mut content);
+    clap_complete::generate(
+        shell,
+        &mut commands::visible(&instance_agent::cli::command()),
+        "instance-agent",
+        &mut content,
+    );
     content
 }
 

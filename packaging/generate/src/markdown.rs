@@ -118,16 +118,20 @@ impl Page {
         if line.is_empty() {
             return;
         }
-        if line.starts_with(".S") { self.roff += line } else { self.roff += &protected(line) }
+        if line.starts_with(".S") {
+            self.roff += line
+        } else {
+            self.roff += &protected(line)
+        }
         self.roff.push('\n');
     }
 }
 
 /// No line of text may look like a request.
 fn protected(text: &str) -> String {
-    let lines = text.lines().map(|line| {
-        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() }
-    });
+    let lines = text
+        .lines()
+        .map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() });
     lines.collect::<Vec<_>>().join("\n")
 }
 
