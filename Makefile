@@ -57,12 +57,16 @@ build: ## build the release binary, target/release/instance-agent
 	cargo build --locked --release
 
 .PHONY: deb
-deb: ## build the Debian package for glibc 2.17 and newer, target/debian/*.deb; installs zig, cargo-deb, lintian
+deb: ## build the Debian package, target/debian/*.deb, for glibc 2.17 and newer; installs zig and cargo-deb
 	scripts/install-deb-tools $(TOOLS)
 	scripts/build-deb $(TOOLS)
 
+.PHONY: tarball
+tarball: deb ## build the tarball for distributions without dpkg, target/debian/*.tar.gz, with an install.sh
+	scripts/build-tarball
+
 .PHONY: generated
-generated: ## write the manual pages and completions anew, packaging/usr/share
+generated: ## write manual pages and completions anew, from the code and docs/configuration.md
 	cargo run --locked --quiet -p generate
 
 .PHONY: advisories
