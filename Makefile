@@ -26,14 +26,15 @@ test: check-root ## run all tests, some with sudo; installs what they need (mosq
 	if [ "$$(id -u)" -eq 0 ]; then cargo test --locked --workspace; else cargo --config "$$RUNNER" test --locked --workspace; fi
 
 # sudo hands no environment on.
-RUN_PACKAGE := exec sudo -- env INSTANCE_AGENT_DEB="$$INSTANCE_AGENT_DEB" "$$0" "$$@"
+RUN_PACKAGE := exec sudo -- env INSTANCE_AGENT_DEB="$$INSTANCE_AGENT_DEB" INSTANCE_AGENT_TARBALL="$$INSTANCE_AGENT_TARBALL" "$$0" "$$@"
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debian
 
 # Containers wait for most of their time: more of them at once than there are processors.
 .PHONY: test-systemd
 test-systemd: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN_PACKAGE)']
-test-systemd: check-root deb ## test the package on a real systemd, in containers, with sudo; builds it first
+test-systemd: check-root tarball ## test the packages on a real systemd, in containers, with sudo; builds them first
 	scripts/install-test-tools
-	export INSTANCE_AGENT_DEB="$$(realpath $(or $(CARGO_TARGET_DIR),target)/debian/*.deb)"; \
+	export INSTANCE_AGENT_DEB="$$(realpath $(BUILT)/*.deb)" INSTANCE_AGENT_TARBALL="$$(realpath $(BUILT)/*.tar.gz)"; \
 	run="test --locked --test package -- --ignored --test-threads=4"; \
 	if [ "$$(id -u)" -eq 0 ]; then cargo $$run; else cargo --config "$$RUNNER" $$run; fi
 

@@ -136,3 +136,25 @@ fn a_masked_unit_is_told_and_deployed_once_it_is_not() {
     host.until_state("deployed", &sha);
     host.until_served("v2");
 }
+
+/// Commands run outside of the agent's own sandbox, as whom they are configured to.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn commands_may_do_what_their_user_may() {
+    let note =
+        |name: &str| format!("[sh, -c, \"id -un >/srv/steps/who.{name}; cat >>/srv/steps/heard.{name}\"]");
+    let host = Host::configured(&format!(
+        "on_outcome: {{command: {}, user: deploy}}\n{HELLO}\x20 prepare: {{command: {}}}\n\x20 check: {{command: {}, user: deploy}}\n",
+        note("outcome"),
+        note("prepare"),
+        note("check"),
+    ));
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+    host.until("the outcome is told", "test -s /srv/steps/heard.outcome");
+    for (name, user) in [("prepare", "root"), ("check", "deploy"), ("outcome", "deploy")] {
+        assert_eq!(host.read(&format!("/srv/steps/who.{name}")), format!("{user}\n"), "{name}");
+    }
+    let outcome: serde_json::Value = serde_json::from_str(&host.read("/srv/steps/heard.outcome")).unwrap();
+    assert!(outcome["outcome"] == "deployed" && outcome["sha"] == sha, "{outcome:#}");
+}

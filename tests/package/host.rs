@@ -15,17 +15,24 @@ use super::container::Container;
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
-/// Names the package under test.
-const DEB: &str = "INSTANCE_AGENT_DEB";
 /// What a user of the host finds in its own files.
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/package/files");
 pub(crate) const BOOTSTRAP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/user-data/bootstrap.sh");
 
 /// The package that `make deb` has built.
 pub(crate) fn package() -> PathBuf {
-    let path = std::env::var_os(DEB).map(PathBuf::from).filter(|path| path.is_file());
+    built("INSTANCE_AGENT_DEB")
+}
+
+/// What `make tarball` has built.
+pub(crate) fn tarball() -> PathBuf {
+    built("INSTANCE_AGENT_TARBALL")
+}
+
+fn built(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
     path.unwrap_or_else(|| {
-        panic!("{DEB} must name the .deb to test: run `make test-systemd`, which builds it")
+        panic!("{variable} must name a file to test: run `make test-systemd`, which builds it")
     })
 }
 
@@ -37,8 +44,8 @@ pub(crate) struct Host {
 impl Host {
     /// A host with a broker, and with the app `hello` serving `v1`, but without the package.
     pub(crate) fn without_package() -> Self {
-        let package = package();
-        let visible = [package.as_path(), Path::new(FILES), Path::new(BOOTSTRAP)];
+        let (package, tarball) = (package(), tarball());
+        let visible = [package.as_path(), tarball.as_path(), Path::new(FILES), Path::new(BOOTSTRAP)];
         let host = Self { container: Container::boot_to("multi-user.target", &visible) };
         host.sh(&format!("exec sh {FILES}/prepare-host {FILES}"));
         host

@@ -9,6 +9,7 @@ mod host;
 mod installed;
 mod interrupted;
 mod reboot;
+mod tarball;
 mod trouble;
 
 /// The app `hello`, as most apps are deployed.
