@@ -75,6 +75,7 @@ fn what_the_journal_gets_reads_well() {
     }
     for entry in &entries {
         assert_eq!(entry["SYSLOG_IDENTIFIER"], "instance-agent", "{entry:#}");
+        assert_eq!(entry["PRIORITY"], "6", "nothing but information: {entry:#}");
     }
 }
 
