@@ -104,7 +104,7 @@ fn a_state_directory_that_becomes_read_only_is_told_and_waited_for() {
 #[ignore = "needs the .deb: run `make test-systemd`"]
 fn a_clock_that_jumps_neither_loses_pushes_nor_cuts_deploys() {
     let host = Host::unconfigured();
-    let clock = |days: i32| host.write("/etc/instance-agent/clock", &format!("{days:+}d\n"));
+    let clock = |days: i64| host.write("/etc/instance-agent/clock", &format!("{days:+}d\n"));
     clock(0);
     host.drop_in(
         "instance-agent",
@@ -114,12 +114,19 @@ fn a_clock_that_jumps_neither_loses_pushes_nor_cuts_deploys() {
     host.configure(ALL_STEPS);
     host.systemctl("start instance-agent");
     host.until_subscribed();
+    let now: i64 = host.sh("date +%s").parse().unwrap();
+    let github = |sha: &str, at: i64| {
+        let payload = github_push(sha, &format!(r#","pushed_at":{at}"#));
+        host.sh(&format!("mosquitto_pub -q 1 -t github/octocat/hello -m '{payload}'"));
+    };
+    // The others must not be taken for older than this one.
+    let sha = host.commit("ahead");
+    github(&sha, now + 400 * 86_400);
+    host.until_state("deployed", &sha);
     for (version, days) in [("v2", 0), ("v3", -400), ("v4", 400), ("v5", 0)] {
         host.hold("update");
         let sha = host.commit(version);
-        let now = host.sh("date +%s");
-        let payload = github_push(&sha, &format!(r#","pushed_at":{now}"#));
-        host.sh(&format!("mosquitto_pub -q 1 -t github/octocat/hello -m '{payload}'"));
+        github(&sha, now);
         let held = host.held("update");
         clock(days);
         held.release();
@@ -129,7 +136,7 @@ fn a_clock_that_jumps_neither_loses_pushes_nor_cuts_deploys() {
         let by_hand = host.push(&format!("{version}-again"));
         let app = host.until_state("deployed", &by_hand);
         let began = app["last_outcome"]["started_at"].as_str().unwrap();
-        let ahead = host.sh(&format!("echo $(($(date --date={began} +%s) - {now}))")).parse::<i32>().unwrap();
+        let ahead = host.sh(&format!("echo $(($(date --date={began} +%s) - {now}))")).parse::<i64>().unwrap();
         assert!((ahead - days * 86_400).abs() < 3600, "the agent goes by another clock: {ahead} s ahead");
     }
     assert_eq!(host.property("NRestarts", "instance-agent"), "0", "the watchdog went by that clock");
