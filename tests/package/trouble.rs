@@ -141,3 +141,20 @@ fn a_clock_that_jumps_neither_loses_pushes_nor_cuts_deploys() {
     }
     assert_eq!(host.property("NRestarts", "instance-agent"), "0", "the watchdog went by that clock");
 }
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn a_start_on_a_read_only_state_directory_is_told_and_tried_again() {
+    let host = Host::without_package();
+    host.sh("mkdir -p /var/lib/instance-agent; mount -t tmpfs disk /var/lib/instance-agent");
+    host.install(&crate::host::package());
+    host.drop_in("instance-agent", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n");
+    host.configure(HELLO);
+    host.sh("mount -o remount,ro /var/lib/instance-agent");
+    host.run("systemctl start instance-agent");
+    host.until_logged("/var/lib/instance-agent cannot be made: Read-only file system");
+    host.sh("mount -o remount,rw /var/lib/instance-agent");
+    host.until_subscribed();
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+}
