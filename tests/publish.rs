@@ -13,6 +13,8 @@ mod deploys;
 mod github_actions;
 #[path = "publish/refusals.rs"]
 mod refusals;
+#[path = "publish/warnings.rs"]
+mod warnings;
 #[path = "publish/webhook_relay.rs"]
 mod webhook_relay;
 
