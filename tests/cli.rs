@@ -4,12 +4,12 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use support::payload::{Push, commit};
+use support::program;
 use tempfile::TempDir;
 
 /// A service manager that every host has.
@@ -35,19 +35,8 @@ fn agent(arguments: &[&str]) -> Output {
 }
 
 fn agent_given(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_instance-agent"))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It need not read it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    let variables = [("PATH", "/usr/bin:/bin"), ("AWS_EC2_METADATA_DISABLED", "true")];
+    program::run(arguments, &variables, input)
 }
 
 fn errors(output: &Output) -> String {
