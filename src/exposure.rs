@@ -1,4 +1,4 @@
-//! Files of keys, passwords or secrets that others on this host can read or change.
+//! Files that others on this host can read or change, and should not.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,25 @@ use std::path::{Path, PathBuf};
 /// somebody chose, and how Debian hands keys to services (`ssl-cert`).
 const OTHERS: u32 = 0o006;
 
-/// Such a file, which the configuration calls `key`, with the mode that lets others in.
+/// Those by which they write it.
+const OTHERS_WRITE: u32 = 0o002;
+
+/// A warning, if others can write the configuration: it says what the agent runs, and as whom.
+pub(crate) fn command_of_others(path: &Path) -> Option<String> {
+    let mode = mode(path)?;
+    (mode & OTHERS_WRITE != 0).then(|| {
+        format!(
+            "{0} has mode {mode:04o}, so others on this host can have the agent run whatever they write there: chmod o-w {0}",
+            path.display()
+        )
+    })
+}
+
+fn mode(path: &Path) -> Option<u32> {
+    Some(path.metadata().ok()?.mode() & 0o7777)
+}
+
+/// A file of keys, passwords or secrets, which the configuration calls `key`, with the mode that lets others in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exposed {
     key: &'static str,
@@ -19,7 +37,7 @@ pub(crate) struct Exposed {
 impl Exposed {
     /// `None`: others are kept out, or there is no such file.
     pub(crate) fn look(key: &'static str, path: &Path) -> Option<Self> {
-        let mode = path.metadata().ok()?.mode() & 0o7777;
+        let mode = mode(path)?;
         (mode & OTHERS != 0).then(|| Self { key, path: path.to_owned(), mode })
     }
 }

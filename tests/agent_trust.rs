@@ -231,6 +231,11 @@ fn what_others_can_read_on_the_wire_or_on_disk_is_warned_about_at_each_start() {
     assert_eq!(text.matches("Warning: ").count(), 3, "{text}");
     let text = said(&instance.ask(&["check", "--broker", "mqtt://localhost"]));
     assert_eq!(text.matches("Warning: ").count(), 1, "{text}");
+    mode("password", 0o600);
+    mode("config.yaml", 0o666);
+    let text = said(&instance.ask(&["check", "--broker", "mqtt://localhost"]));
+    let warning = text.lines().find(|line| line.starts_with("Warning: ")).expect(&text);
+    assert!(warning.contains("/config.yaml has mode 0666") && warning.contains("chmod o-w"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::exposure::Exposed;
+use crate::exposure::{self, Exposed};
 use crate::mqtt::{self, MqttSettings};
 use crate::signature::Secrets;
 use crate::trust::Trust;
@@ -22,6 +22,7 @@ pub(super) fn trust(checker: &mut Checker, sources: &mut Sources, mqtt: Option<&
         checker.optional_or("max_push_age", sources.take(|f| &mut f.max_push_age), "none", |text| {
             values::duration(text, Duration::from_secs(60), 365 * DAY)
         });
+    checker.warnings.extend(sources.file().and_then(exposure::command_of_others));
     let (file, secrets) = secrets.unzip();
     if let Some(mqtt) = mqtt {
         checker.warnings.extend(mqtt::in_the_clear(mqtt, secrets.is_some()));
