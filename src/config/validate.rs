@@ -20,7 +20,8 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
 pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
-pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
+/// `may_ask`: there is a metadata service, and it may be asked.
+pub(super) fn settings(mut sources: Sources, host: &Host, may_ask: bool) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();
     let misplaced: Vec<_> = sources.misplaced().collect();
     for (key, what) in &misplaced {
@@ -59,7 +60,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
     );
     let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
     let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
-    let tags = tags(&mut checker, &mut sources, host);
+    let tags = tags(&mut checker, &mut sources, host, may_ask);
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), (host, tags.are_read));
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
         mqtt,
@@ -84,17 +85,20 @@ struct TagSettings {
     refresh: Option<Duration>,
 }
 
-fn tags(checker: &mut Checker, sources: &mut Sources, host: &Host) -> TagSettings {
+fn tags(checker: &mut Checker, sources: &mut Sources, host: &Host, may_ask: bool) -> TagSettings {
     let field = sources.take_ec2(|f| &mut f.tags);
     let place = field.as_ref().map(|field| field.place.clone());
     let wanted = checker.or_default("ec2.tags", field, (false, "false"), values::boolean);
     let refresh = sources.take_ec2(|f| &mut f.refresh);
     let refresh = checker.or_default("ec2.refresh", refresh, (60 * SECOND, "1m"), refresh_pause);
-    let are_read = wanted && host.platform.is_ec2;
+    let are_read = wanted && may_ask;
     if let (true, false, Some(place)) = (wanted, are_read, place) {
-        checker.warnings.push(format!(
-            "{place}: ec2.tags: this does not look like an EC2 instance, so no tags are read; if it is one, pass --ec2"
-        ));
+        let why = if host.platform.is_ec2 {
+            "no tags are read, as AWS_EC2_METADATA_DISABLED is true: unset it, or do without tags"
+        } else {
+            "this does not look like an EC2 instance, so no tags are read; if it is one, pass --ec2"
+        };
+        checker.warnings.push(format!("{place}: ec2.tags: {why}"));
     }
     TagSettings { are_read, refresh: Some(refresh).filter(|pause| are_read && !pause.is_zero()) }
 }
