@@ -23,7 +23,9 @@ pub fn remember(usual: &Path, actual: &Path) -> io::Result<()> {
     let link = usual.join(ELSEWHERE);
     if usual == actual {
         return match fs::remove_file(&link) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(())
+            }
             done => done,
         };
     }

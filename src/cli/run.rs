@@ -131,8 +131,7 @@ async fn recover(request: &Request, path: &Path) -> Result<Vec<Outcome>, Box<dyn
         .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
     let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
     let runner = runner(manager.as_ref()).await;
-    let recovered =
-        recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
+    let recovered = recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
     Ok(recovered.given_up)
 }
 

@@ -253,7 +253,8 @@ impl Loader {
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
         let (host, may_ask) = (self.host.clone(), self.imds.is_some());
         // Looks up users and opens files, which may take its time.
-        let validated = tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask)).await;
+        let validated =
+            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask)).await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
     }
 
