@@ -205,15 +205,17 @@ fn usable_file(
 
 fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
     let mut any = None;
-    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, check| {
-        let placed = sources.take_mqtt(field);
-        let place = placed.as_ref().map(|placed| placed.place.clone());
-        any = any.take().or_else(|| place.clone().map(|place| (key, place)));
-        (checker.optional(key, placed, |path| usable_file(path, key, check)), place)
-    };
-    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, mqtt::check_ca_file);
-    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, mqtt::check_cert_file);
-    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, mqtt::check_key_file);
+    let mut file =
+        |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, absent, check| {
+            let placed = sources.take_mqtt(field);
+            let place = placed.as_ref().map(|placed| placed.place.clone());
+            any = any.take().or_else(|| place.clone().map(|place| (key, place)));
+            (checker.optional_or(key, placed, absent, |path| usable_file(path, key, check)), place)
+        };
+    let roots = if url.is_some_and(|url| url.tls) { "the system's roots" } else { "none" };
+    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, roots, mqtt::check_ca_file);
+    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, "none", mqtt::check_cert_file);
+    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, "none", mqtt::check_key_file);
     match (cert_place, key_place) {
         (Some(place), None) => checker.error(&place, "mqtt.cert_file", "needs mqtt.key_file beside it"),
         (None, Some(place)) => checker.error(&place, "mqtt.key_file", "needs mqtt.cert_file beside it"),
@@ -222,7 +224,7 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
     }
     let alpn = sources.take_mqtt(|f| &mut f.alpn);
     any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
-    let alpn = checker.optional("mqtt.alpn", alpn, values::text);
+    let alpn = checker.optional_or("mqtt.alpn", alpn, "none", values::text);
     match (url, any) {
         (Some(BrokerUrl { tls: false, .. }), Some((key, place))) => {
             checker.error(&place, key, "needs a broker with TLS: mqtt.url must begin with mqtts://");
