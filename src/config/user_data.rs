@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::file::{self, Limits};
@@ -207,13 +208,17 @@ fn cloud_config(text: &str, source: &Source) -> Result<Parsed, ConfigErrors> {
         Ok(fragment) => return Ok(fragment.into()),
         Err(mistakes) => mistakes,
     };
+    // The mistake is the agent's where the document is right as YAML.
+    if file::document::<IgnoredAny>(text, source, Limits::USER_DATA).is_ok() {
+        return Err(mistakes);
+    }
     let Some(own) = OwnLines::of(text) else {
         return Ok(Parsed::Unreadable(format!("a #cloud-config with {OWN_KEY} in it, but {mistakes}")));
     };
     if mistakes.iter().all(|mistake| own.have(mistake)) {
         return Err(mistakes);
     }
-    // The mistake is in what is not the agent's, which hides nothing of its own.
+    // It is in what is not the agent's, which hides nothing of its own.
     Ok(fields_of(&own.alone(), source)?.into())
 }
 

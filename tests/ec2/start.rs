@@ -192,6 +192,7 @@ fn what_user_data_adds_takes_effect_when_it_can_be_read() {
     publish(&broker, "acme/api", 'a');
     agent.logged("deployed", &[("app", "api")]);
     imds.wait_for_requests(1, "token");
+    assert_eq!(imds.state().requests.len(), 2, "a look is one question");
     imds.state().trouble = None;
     agent.logged("the instance metadata service answers", &[]);
     agent.logged("configuration reloaded", &[("apps", "2")]);

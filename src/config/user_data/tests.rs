@@ -226,6 +226,8 @@ fn the_own_part_of_a_cloud_config_is_found_whole() {
         "{}",
         mistake(&twice)
     );
+    let flow = mistake("#cloud-config\n{a: 1, \"instance_agent\": {brokr: x}}\n");
+    assert!(flow.starts_with("user-data (#cloud-config):2: unknown key \"brokr\""), "{flow}");
     let list = mistake(format!("#cloud-config\ninstance_agent:\n- a\n- b\n{broken}"));
     assert!(list.starts_with("user-data (#cloud-config):3: instance_agent: is a list"), "{list}");
 }
