@@ -17,6 +17,7 @@ mod survivor;
 mod systemd;
 mod unit;
 mod user;
+mod witness;
 
 use std::ffi::OsString;
 use std::io;
@@ -35,12 +36,13 @@ pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};
 pub use job::{JobName, JobStep, Running};
 pub use mark::Mark;
-use output::Output;
+use output::{Output, Said};
 pub use survivor::ProcessGroup;
 use systemd::Systemd;
 pub use systemd::SystemdTools;
 use user::Account;
 pub use user::{EXEC_FAILED, exec_as};
+pub use witness::witness;
 
 /// Where a program without a slash is looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -189,6 +191,8 @@ async fn accompany(
     };
     let talk = async {
         tokio::select! {
+            // What there is to read is read, however late this task gets its turn.
+            biased;
             _ = async { tokio::join!(feed, output.follow()) } => {}
             () = after(&ended, DRAIN) => {}
         }
@@ -203,7 +207,7 @@ fn judge(
     ending: Ending,
     output: Output,
 ) -> Result<(), CommandError> {
-    let (reports, tail) = output.finish();
+    let Said { reports, ending: witnessed, tail } = output.finish();
     let (status, by_starter) = match ending {
         Ending::TimedOut { killed } => return Err(CommandError::TimedOut { command, after, killed, tail }),
         Ending::Interrupted { killed } => {
@@ -212,6 +216,14 @@ fn judge(
         Ending::Own(Err(error)) => return Err(CommandError::Lost { command, error, tail }),
         Ending::Own(Ok(status)) => (status, false),
         Ending::Starter(status) => (status, true),
+        Ending::Unit { client, name } => match (witnessed, client.success()) {
+            (Some(status), _) => (status, false),
+            (None, false) if reports.is_some() => (client, true),
+            (None, _) => {
+                let error = io::Error::other(SystemdError::Unseen { unit: name });
+                return Err(CommandError::Lost { command, error, tail });
+            }
+        },
     };
     match (status.code(), reports) {
         (Some(0), _) => Ok(()),

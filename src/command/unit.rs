@@ -12,6 +12,7 @@ use super::error::{CommandError, StartError, describe};
 use super::group::{Ending, Group};
 use super::output::Output;
 use super::systemd::Systemd;
+use super::witness::WITNESS;
 use super::{CommandSpec, JobName, PATH, Runner, Stop, SystemdError, accompany, judge, spawn, user};
 
 /// On every Linux there is, and it alone keeps out what the manager's configuration gives to all services.
@@ -63,7 +64,7 @@ impl Runner {
     ) -> Result<(Child, Output), StartError> {
         let program = spec.argv.first().ok_or(StartError::Empty)?;
         let (mut output, writer) = Output::open()?;
-        let mut command = systemd.client(name, self.kill_after, self.whole_argv(spec, environment));
+        let mut command = systemd.client(name, self.kill_after, self.whole_argv(systemd, spec, environment));
         command.stdin(Stdio::null()).stdout(writer).stderr(output.open_reports()?);
         let client = command.get_program().to_owned();
         let child = spawn(command).map_err(|error| match error.kind() {
@@ -74,13 +75,20 @@ impl Runner {
         Ok((child, output))
     }
 
-    fn whole_argv(&self, spec: &CommandSpec, environment: &[(String, String)]) -> Vec<OsString> {
+    fn whole_argv(
+        &self,
+        systemd: &Systemd,
+        spec: &CommandSpec,
+        environment: &[(String, String)],
+    ) -> Vec<OsString> {
         let mut lang = OsString::from("LANG=");
         lang.push(&self.lang);
         let mut argv = vec![ENV.into(), "-i".into(), format!("PATH={PATH}").into(), lang];
         argv.extend(environment.iter().map(|(name, value)| format!("{name}={value}").into()));
         argv.push(self.helper.clone().into());
         let user = spec.user.as_deref().unwrap_or(self.own.name());
+        // Of a scope's command this process is the parent.
+        argv.extend((!systemd.has_scopes()).then(|| WITNESS.into()));
         argv.extend(user::arguments(user, spec.dir.as_deref(), &spec.argv));
         argv
     }
@@ -117,18 +125,11 @@ impl Unit<'_> {
             Err(error) => return Ending::unknown(error),
         };
         self.ended = true;
-        if self.systemd.has_scopes() {
-            return client.map_or_else(|error| Ending::Own(Err(error)), Ending::Starter);
-        }
-        if ended.ran {
-            return Ending::unknown(SystemdError::Lost { unit: self.name.clone() });
-        }
-        match (ended.state.exit_status(), client) {
-            // env(1) could not run the helper, or the command could not run something.
-            (Some(status), _) if matches!(status.code(), Some(126 | 127)) => Ending::Starter(status),
-            (Some(status), _) => Ending::Own(Ok(status)),
-            (None, Ok(status)) => Ending::Starter(status),
-            (None, Err(error)) => Ending::Own(Err(error)),
+        match client {
+            Err(error) => Ending::Own(Err(error)),
+            Ok(status) if self.systemd.has_scopes() => Ending::Starter(status),
+            Ok(_) if ended.ran => Ending::unknown(SystemdError::Lost { unit: self.name.clone() }),
+            Ok(client) => Ending::Unit { client, name: self.name.clone() },
         }
     }
 

@@ -160,7 +160,6 @@ async fn case_a_command_succeeds_or_names_its_exit_status_and_its_last_lines() {
     }
 }
 
-/// systemd takes the end of a service by SIGTERM for a success.
 #[tokio::test]
 #[ignore = "runs inside the container"]
 async fn case_a_signal_from_elsewhere_is_named() {
@@ -170,6 +169,41 @@ async fn case_a_signal_from_elsewhere_is_named() {
             let error = bench.failure(&format!("kill -{signal} $$")).await;
             assert!(matches!(error, CommandError::Signalled { signal: s, .. } if s == signal), "{error}");
         }
+    }
+}
+
+/// As a unit is that systemd has forgotten by the time it is asked.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_failure_of_which_systemd_knows_no_more_is_a_failure() {
+    let forget =
+        r#"[ "$1" = --version ] || { systemd-run "$@"; systemctl reset-failed "${2#--unit=}"; exit 0; }"#;
+    let bench = Bench::with_client("forgotten", Kind::Service, client("forgotten", forget)).await;
+    bench.run(&command(&["true"])).await.unwrap();
+    assert_eq!(bench.failure("exit 3").await.exit_code(), Some(3));
+    let error = bench.failure("kill -9 $$").await;
+    assert!(matches!(error, CommandError::Signalled { signal: 9, .. }), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_unit_that_is_killed_as_a_whole_has_failed() {
+    let silent = r#"[ "$1" = --version ] || { systemd-run "$@"; exit 0; }"#;
+    for (app, systemd_run) in [("killed", "systemd-run".into()), ("killed-0", client("killed-0", silent))] {
+        let bench = Bench::with_client(app, Kind::Service, systemd_run).await;
+        let error = bench.failure(&format!("systemctl kill --signal=KILL {}; sleep 60", bench.unit())).await;
+        assert!(matches!(error, CommandError::Lost { .. }), "{error:?}");
+        assert!(error.to_string().contains("ended before its command was seen to end"), "{error}");
+    }
+}
+
+/// The unit's first process blocks them all.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_command_begins_with_no_signal_blocked() {
+    for kind in BOTH {
+        let error = Bench::new("signals", kind).await.failure("grep ^SigBlk /proc/self/status; exit 1").await;
+        assert_eq!(error.tail(), ["SigBlk: 0000000000000000"]);
     }
 }
 
