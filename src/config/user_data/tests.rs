@@ -241,7 +241,7 @@ fn cpu_time() -> u64 {
 /// What nests or repeats as much as fits into what is expanded at most, and is small when it is compressed.
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     let filled = |start: &str, more: &str| {
-        let count = (MAX_EXPANDED as usize - start.len()) / more.len();
+        let count = (usize::try_from(MAX_EXPANDED).unwrap() - start.len()) / more.len();
         (start.to_owned() + &more.repeat(count)).into_bytes()
     };
     let head = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n";
