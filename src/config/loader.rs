@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::ec2::InstanceId;
-use crate::imds::{Imds, ImdsError, Tags};
+use crate::imds::{Imds, ImdsError, Limit, Tags};
 
 use super::error::{ConfigError, ConfigErrors};
 use super::source::{self, Place, Source, Sources};
@@ -134,11 +134,12 @@ impl Loader {
     /// Asks for what is not known yet, and for tags where they are watched.
     pub async fn look(&mut self, limit: Duration) -> Result<(), ImdsError> {
         let deadline = Instant::now() + limit;
-        self.fetch_instance(deadline).await?;
+        // Once, for it may be long until there is an answer.
+        self.fetch_instance(Limit::once(deadline)).await?;
         if !self.watches_tags {
             return Ok(());
         }
-        match self.fetch_tags(deadline).await? {
+        match self.fetch_tags(deadline.into()).await? {
             // There were some, which is not as it was at the start.
             Some(off) if self.tags.as_ref().is_some_and(|tags| !tags.is_empty()) => Err(off),
             _ => Ok(()),
@@ -171,35 +172,35 @@ impl Loader {
 
     /// `Ok(Some(_))`: the metadata holds no tags, though they are wanted.
     async fn fetch(&mut self, local: &Sources, deadline: Instant) -> Result<Option<ImdsError>, LoadError> {
-        self.fetch_instance(deadline).await?;
+        self.fetch_instance(deadline.into()).await?;
         if let Some(Err(mistakes)) = &self.user_data {
             return Err(mistakes.clone().into());
         }
         if !self.with_user_data(local.clone()).want_tags() {
             return Ok(None);
         }
-        Ok(self.fetch_tags(deadline).await?)
+        Ok(self.fetch_tags(deadline.into()).await?)
     }
 
     /// What an instance keeps for as long as it runs, unless it is known.
-    async fn fetch_instance(&mut self, deadline: Instant) -> Result<(), ImdsError> {
+    async fn fetch_instance(&mut self, limit: Limit) -> Result<(), ImdsError> {
         let Some(imds) = &self.imds else { return Ok(()) };
         if self.user_data.is_none() {
-            let raw = imds.user_data(deadline).await?;
+            let raw = imds.user_data(limit).await?;
             let read = raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw));
             self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
             self.user_data = Some(read);
         }
         if self.host.platform.instance_id.is_none() {
-            self.host.platform.instance_id = Some(imds.instance_id(deadline).await?);
+            self.host.platform.instance_id = Some(imds.instance_id(limit).await?);
         }
         Ok(())
     }
 
     /// `Ok(Some(_))`: the metadata holds no tags.
-    async fn fetch_tags(&mut self, deadline: Instant) -> Result<Option<ImdsError>, ImdsError> {
+    async fn fetch_tags(&mut self, limit: Limit) -> Result<Option<ImdsError>, ImdsError> {
         let Some(imds) = &self.imds else { return Ok(None) };
-        let tags = match imds.tags(tags::is_for_agent, deadline).await {
+        let tags = match imds.tags(tags::is_for_agent, limit).await {
             Err(off @ ImdsError::TagsOff { .. }) => {
                 self.tags.get_or_insert_default();
                 return Ok(Some(off));

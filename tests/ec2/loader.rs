@@ -214,7 +214,13 @@ async fn what_was_not_answered_is_asked_for_until_it_is() {
     let case = Case::new(nitro()).file(COMPLETE);
     let mut loader = case.loader(Some(&imds.endpoint()));
     loader.load(LIMIT).await.unwrap();
-    assert!(loader.look(LIMIT).await.is_err() && loader.awaits_metadata() && !loader.has_news());
+    // One question each time, for it may be long until there is an answer.
+    for trouble in [Trouble::Status(403), Trouble::Status(503), Trouble::Closed] {
+        imds.state().trouble = Some(trouble);
+        let asked = imds.state().requests.len();
+        assert!(loader.look(LIMIT).await.is_err() && loader.awaits_metadata() && !loader.has_news());
+        assert_eq!(imds.state().requests.len(), asked + 1, "{trouble:?}");
+    }
     imds.state().trouble = None;
     loader.look(LIMIT).await.unwrap();
     assert!(!loader.awaits_metadata() && loader.has_news());
