@@ -81,16 +81,26 @@ impl Systemd {
     }
 
     /// The client that runs `argv` as the unit and ends with it. The program is given by its full path.
-    pub(super) fn client(&self, unit: &str, kill_after: Duration, argv: Vec<OsString>) -> Command {
+    pub(super) fn client(
+        &self,
+        unit: &str,
+        limit: Duration,
+        kill_after: Duration,
+        argv: Vec<OsString>,
+    ) -> Command {
         let mut command = bare(self.tools.systemd_run.as_ref());
         command.args(["--quiet", &format!("--unit={unit}")]);
         if self.scopes {
             command.arg("--scope").arg("--").args(argv);
             return command;
         }
-        let stop = kill_after.saturating_add(MARGIN).as_millis();
-        // For a oneshot service alone systemd has no limit of its own on the start.
+        // For what the agent, which has limits of its own, does not live to end.
+        let stop = kill_after.saturating_add(MARGIN);
+        let start = limit.saturating_add(stop).as_millis();
+        let stop = stop.as_millis();
+        // A oneshot service starts until its command has ended.
         command.args(["--wait", "--pipe", "--service-type=oneshot", "--property=KillMode=control-group"]);
+        command.arg(format!("--property=TimeoutStartSec={start}ms"));
         command.arg(format!("--property=TimeoutStopSec={stop}ms"));
         command.arg("--").args(argv.into_iter().map(|word| escape(&word)));
         command
@@ -219,7 +229,8 @@ mod tests {
     fn only_what_every_version_knows_is_asked_of_an_old_systemd() {
         let old = Systemd { tools: SystemdTools::default(), scopes: true };
         let unit = old.unit(&"instance-agent-update-web".to_owned().try_into().unwrap());
-        let client = old.client(&unit, Duration::ZERO, vec!["/bin/echo".into(), "$HOME".into()]);
+        let client =
+            old.client(&unit, Duration::ZERO, Duration::ZERO, vec!["/bin/echo".into(), "$HOME".into()]);
         let arguments: Vec<_> = client.get_args().collect();
         let unit = "--unit=instance-agent-update-web.scope";
         assert_eq!(arguments, ["--quiet", unit, "--scope", "--", "/bin/echo", "$HOME"]);
