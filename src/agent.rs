@@ -18,6 +18,7 @@ use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
 use crate::journal::{Record, Rescue, RescueFile, Store};
 use crate::mqtt::{Ack, ConnectionState, Message};
+use crate::outcome::Outcome;
 use crate::push::Headers;
 use crate::recovery::{self, Recovered};
 use crate::refs::RefMismatch;
@@ -38,6 +39,8 @@ pub struct Dependencies {
     pub runner: Runner,
     /// Is told how the agent is doing.
     pub supervisor: Supervisor,
+    /// Revisions given up before the configuration was known: they are told of first.
+    pub given_up: Vec<Outcome>,
 }
 
 /// A new configuration, valid, with the service manager that it asks for.
@@ -107,7 +110,7 @@ pub async fn run(
 }
 
 /// Waits for what takes its time, while systemd is kept patient. `None`: cut off, some time after `shutdown`.
-async fn attended<T>(
+pub(crate) async fn attended<T>(
     work: impl Future<Output = T>,
     supervisor: &Supervisor,
     heartbeat: &mut Heartbeat,
@@ -131,10 +134,10 @@ async fn attended<T>(
 }
 
 /// The watchdog's clock; silent where there is none.
-struct Heartbeat(Option<Interval>);
+pub(crate) struct Heartbeat(Option<Interval>);
 
 impl Heartbeat {
-    fn of(supervisor: &Supervisor) -> Self {
+    pub(crate) fn of(supervisor: &Supervisor) -> Self {
         Self(supervisor.heartbeat().map(|pause| {
             let mut clock = interval(pause);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -173,7 +176,7 @@ impl Agent {
         recovered: Recovered,
         shutdown: CancellationToken,
     ) -> Self {
-        let Dependencies { manager, runner, supervisor } = dependencies;
+        let Dependencies { manager, runner, supervisor, given_up } = dependencies;
         let router = Arc::new(router_for(&settings));
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -200,7 +203,7 @@ impl Agent {
         };
         agent.remember_rescue();
         agent.staff(recovered.records);
-        for outcome in recovered.given_up {
+        for outcome in given_up.into_iter().chain(recovered.given_up) {
             worker::tell(outcome, agent.context.clone(), &agent.shutdown);
         }
         agent.tell_status();

@@ -664,6 +664,35 @@ fn check_says_where_each_setting_comes_from() {
     assert!(text.contains("Service manager: none") && text.contains("api: running"), "{text}");
 }
 
+/// The keys in the tables of `docs/configuration.md` about the instance, those of `mqtt` with their section.
+fn documented() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let keys_below = |heading: &str, section: &str| -> Vec<String> {
+        let lines = docs.lines().skip_while(|line| *line != heading).skip(1);
+        let rows =
+            lines.take_while(|line| !line.starts_with('#')).filter_map(|line| line.strip_prefix("| `"));
+        let keys = rows.flat_map(|row| row.split('|').next().unwrap().split(['`', ',', ' ']));
+        keys.filter(|key| !key.is_empty()).map(|key| format!("{section}{key}")).collect()
+    };
+    [keys_below("## mqtt", "mqtt."), keys_below("## The instance", "")].concat()
+}
+
+#[test]
+fn check_shows_every_setting_that_is_documented() {
+    let documented = documented();
+    assert!(documented.len() > 20, "{documented:?}");
+    for url in ["mqtt://localhost", "mqtts://localhost"] {
+        let file =
+            Directory::new().write_kept("config.yaml", &beside_apps("").replace("mqtt://localhost", url));
+        let text = words(&agent(&["check", "--config", file.path.to_str().unwrap()]));
+        for key in &documented {
+            let is_shown = text.lines().any(|line| line.starts_with(key.as_str()));
+            assert!(is_shown || key == "apps", "{key} is missing:\n{text}");
+        }
+    }
+}
+
 #[test]
 fn check_says_what_is_wrong_with_services() {
     let text = beside_apps("").replace("status: [\"true\"", "status: [/no/such/program");

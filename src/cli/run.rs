@@ -13,13 +13,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{self, Dependencies};
+use crate::agent::{self, Dependencies, Heartbeat};
 use crate::command::{Runner, SystemdTools};
 use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
 use crate::journal::{Record, Rescue, RescueFile, Store};
+use crate::outcome::Outcome;
 use crate::recovery;
 use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
-use crate::state_dir::StateDir;
+use crate::state_dir::{self, StateDir};
 use crate::supervisor::Supervisor;
 
 use super::log::{self, LogArgs};
@@ -35,63 +36,103 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    let mut loader = match config.into_loader() {
-        Ok(loader) => loader,
+    match config.into_loader() {
+        Ok(loader) => runtime.block_on(start(loader)),
         Err(error) => {
             log_errors(&error, "");
-            return exit::of_load(&error);
-        }
-    };
-    match runtime.block_on(load(&mut loader)) {
-        Ok(loaded) => runtime.block_on(serve(loader, loaded)),
-        Err(LoadError::Unconfigured(tried)) => {
-            runtime.block_on(rescue(loader.request()));
-            unconfigured(&tried)
-        }
-        Err(error) => {
-            log_errors(&error, "");
-            runtime.block_on(rescue(loader.request()));
             exit::of_load(&error)
         }
     }
 }
 
-async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
+async fn start(mut loader: Loader) -> ExitCode {
+    // Caught from here on, so that a signal during the start is neither lost nor fatal.
+    let shutdown = CancellationToken::new();
+    let mut hangup = match catch_signals(&shutdown) {
+        Ok(hangup) => hangup,
+        Err(error) => return exit::failure(&error, exit::FAILED),
+    };
+    loader.instance_id().inspect(|id| log::name_instance(id));
+    let mut given_up = Vec::new();
     if loader.asks_metadata() {
-        let supervisor = Supervisor::from_environment();
-        supervisor.extend_timeout(BOOT_LIMIT + Duration::from_secs(60));
-        supervisor.status("Asking the instance metadata service for the configuration");
+        // No service stays down for as long as nobody answers.
+        given_up = rescue(loader.request(), &shutdown).await;
     }
-    loader.instance_id().inspect(|id| log::name_instance(id));
-    let loaded = loader.load(BOOT_LIMIT).await;
-    loader.instance_id().inspect(|id| log::name_instance(id));
-    loaded
+    match load(&mut loader, &mut hangup, &shutdown).await {
+        None => {
+            info!("stopped before the configuration was known");
+            ExitCode::SUCCESS
+        }
+        Some(Ok(loaded)) => serve(loader, loaded, given_up, hangup, shutdown).await,
+        Some(Err(LoadError::Unconfigured(tried))) => {
+            rescue(loader.request(), &shutdown).await;
+            unconfigured(&tried)
+        }
+        Some(Err(error)) => {
+            log_errors(&error, "");
+            rescue(loader.request(), &shutdown).await;
+            exit::of_load(&error)
+        }
+    }
 }
 
-/// Services that an interrupted deploy had stopped are started even though the configuration is of no use.
-async fn rescue(request: &Request) {
+/// `None`: told to end meanwhile.
+async fn load(
+    loader: &mut Loader,
+    hangup: &mut Signal,
+    shutdown: &CancellationToken,
+) -> Option<Result<Loaded, LoadError>> {
+    loop {
+        if loader.asks_metadata() {
+            let supervisor = Supervisor::from_environment();
+            supervisor.extend_timeout(BOOT_LIMIT + Duration::from_secs(60));
+            supervisor.status("Asking the instance metadata service for the configuration");
+        }
+        let loaded = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return None,
+            Some(()) = hangup.recv() => {
+                info!("SIGHUP: the configuration is read from the beginning");
+                continue;
+            }
+            loaded = loader.load(BOOT_LIMIT) => loaded,
+        };
+        loader.instance_id().inspect(|id| log::name_instance(id));
+        return Some(loaded);
+    }
+}
+
+/// Services that an interrupted deploy had stopped are started, whether or not there will be a configuration. Gives
+/// the outcomes of revisions that were given up.
+async fn rescue(request: &Request, shutdown: &CancellationToken) -> Vec<Outcome> {
     let path = config::state_dir(request);
     let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
-    let problem = match Store::new(&path).read_all() {
-        Ok((records, _)) if !records.iter().any(touched) => return,
-        Ok(_) => recover(request, &path).await.err(),
-        Err(problem) => Some(problem.into()),
+    let recovered = match Store::new(&path).read_all() {
+        Ok((records, _)) if !records.iter().any(touched) => return Vec::new(),
+        Ok(_) => {
+            let supervisor = Supervisor::from_environment();
+            let mut heartbeat = Heartbeat::of(&supervisor);
+            let recovery = recover(request, &path);
+            agent::attended(recovery, &supervisor, &mut heartbeat, shutdown).await.unwrap_or(Ok(Vec::new()))
+        }
+        Err(problem) => Err(problem.into()),
     };
-    if let Some(problem) = problem {
+    recovered.unwrap_or_else(|problem| {
         error!("cannot start the services that an interrupted deploy had stopped: {problem}");
-    }
+        Vec::new()
+    })
 }
 
 /// As the last valid configuration had it: this one may not even say what stops and starts services.
-async fn recover(request: &Request, path: &Path) -> Result<(), Box<dyn Error>> {
+async fn recover(request: &Request, path: &Path) -> Result<Vec<Outcome>, Box<dyn Error>> {
     let state_dir = StateDir::open(path)?;
     let kept = RescueFile::new(path).read();
     let Rescue { service_manager, environment } = kept
         .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
     let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
     let runner = runner(manager.as_ref()).await;
-    recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
-    Ok(())
+    let recovered = recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
+    Ok(recovered.given_up)
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.
@@ -124,15 +165,17 @@ pub(super) fn log_errors(error: &LoadError, during: &str) {
     }
 }
 
-async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
-    // Caught from here on, so that a signal during the start is not lost.
-    let shutdown = CancellationToken::new();
-    let hangup = match catch_signals(&shutdown) {
-        Ok(hangup) => hangup,
-        Err(error) => return exit::failure(&error, exit::FAILED),
-    };
+/// `given_up`: what is still to be told of.
+async fn serve(
+    loader: Loader,
+    loaded: Loaded,
+    given_up: Vec<Outcome>,
+    hangup: Signal,
+    shutdown: CancellationToken,
+) -> ExitCode {
     let Loaded { settings, warnings, .. } = loaded;
     log_warnings(&warnings);
+    remember_state_dir(loader.request(), &settings.state_dir);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
         detected = service::detect(&settings.service_manager, &root) => detected,
@@ -142,7 +185,7 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
         Ok(manager) => manager,
         Err(problem) => {
             error!("{problem}");
-            rescue(loader.request()).await;
+            rescue(loader.request(), &shutdown).await;
             return ExitCode::from(exit::CONFIG);
         }
     };
@@ -150,6 +193,7 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
         runner: runner(manager.as_ref()).await,
         manager,
         supervisor: Supervisor::from_environment(),
+        given_up,
     };
     let (reloads, receiver) = mpsc::channel(1);
     let reloader = tokio::spawn(Reloader::new(loader, settings.tag_refresh, reloads).run(hangup));
@@ -161,6 +205,18 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
             error!("{problem}");
             ExitCode::from(exit::FAILED)
         }
+    }
+}
+
+/// For the next start, which cannot ask the user-data before it has to know.
+fn remember_state_dir(request: &Request, actual: &Path) {
+    let Some(usual) = config::usual_state_dir(request) else { return };
+    if let Err(error) = state_dir::remember(&usual, actual) {
+        warn!(
+            dir = %usual.display(), state_dir = %actual.display(), %error,
+            "cannot remember state_dir: should a deploy be interrupted, its services stay down at the next start until \
+             the user-data is read; set it in the file, or by --state-dir"
+        );
     }
 }
 

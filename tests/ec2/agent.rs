@@ -174,10 +174,18 @@ fn memory_with(broker: &Mosquitto, user_data: Vec<u8>) -> u64 {
 fn hostile_user_data_takes_no_memory() {
     let broker = Mosquitto::start();
     let usual = memory_with(&broker, b"#!/bin/sh\n".to_vec());
-    let expanding = format!("#cloud-config\n{}", "- [a, b]\n".repeat(100_000));
-    let deep =
-        format!("MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n{}", "--x\n\n".repeat(3000));
-    for hostile in [gzip(&" ".repeat(10 << 20)), gzip(&expanding), deep.into_bytes(), noise(1)] {
+    let head = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n";
+    let deep = format!("{head}{}", "--x\n\n".repeat(3000));
+    let expanding = [
+        " ".repeat(10 << 20),
+        format!("#cloud-config\n{}", "- [a, b]\n".repeat(100_000)),
+        format!("#cloud-config\ninstance_agent: {{}}\nx: \"{}\"\n", "\\x41".repeat(200_000)),
+        format!("{head}{}", "--x\nContent-Type: multipart/mixed; boundary=y\n\n".repeat(20_000)),
+        format!("{head}{}", "--x\nContent-Type: message/rfc822\n\n".repeat(25_000)),
+        format!("MIME-Version: 1.0\n{}\n", "Content-Type: a/b; c=d\n".repeat(40_000)),
+    ];
+    let small = [deep.into_bytes(), noise(1)];
+    for hostile in expanding.iter().map(|text| gzip(text)).chain(small) {
         assert!(hostile.len() <= 16 * 1024, "{}", hostile.len());
         let most = memory_with(&broker, hostile);
         assert!(most < usual + 10 * 1024, "{most} KiB, but usually {usual} KiB");

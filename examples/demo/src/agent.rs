@@ -42,6 +42,7 @@ impl Agent {
             // Its help is needed only for commands that name a user.
             runner: Runner::new("/proc/self/exe".into()),
             supervisor: Supervisor::none(),
+            given_up: Vec::new(),
         };
         let shutdown = CancellationToken::new();
         let (_, reloads) = mpsc::channel(1);
