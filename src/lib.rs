@@ -29,6 +29,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod ec2;
+mod exposure;
 pub mod github;
 pub mod handover;
 pub mod imds;

@@ -10,16 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::agent::{Agent, Instance, eventually};
+use support::apps::{API, API_AND_WEB};
 use support::payload::{Push, commit};
 use support::publisher::{Outgoing, publish_all};
 use support::{Mosquitto, PATIENCE};
 
-const API: &str = "apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]";
-const API_AND_WEB: &str = "
-apps:
-- {repo: acme/api, service: api, branch: main, settle: 0s}
-- {repo: acme/web, service: web, branch: main, settle: 0s}
-";
 const STEPS: &str = r#"
 on_outcome: {command: ["{dir}/do", outcome, all], dir: "{dir}"}
 apps:

@@ -4,12 +4,13 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use support::payload::{Push, commit};
+use support::program;
 use tempfile::TempDir;
 
 /// A service manager that every host has.
@@ -35,19 +36,8 @@ fn agent(arguments: &[&str]) -> Output {
 }
 
 fn agent_given(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_instance-agent"))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It need not read it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    let variables = [("PATH", "/usr/bin:/bin"), ("AWS_EC2_METADATA_DISABLED", "true")];
+    program::run(arguments, &variables, input)
 }
 
 fn errors(output: &Output) -> String {
@@ -916,6 +906,27 @@ fn a_reader_that_leaves_and_a_full_disk_are_borne() {
         assert_eq!(full.status.code(), Some(1), "{arguments:?} {full:?}");
         assert!(errors(&full).starts_with("instance-agent: No space left"), "{arguments:?} {full:?}");
     }
+}
+
+/// systemd says by `$JOURNAL_STREAM` which file the journal listens on.
+#[test]
+fn the_journal_gets_priorities_and_no_times() {
+    let directory = Directory::new();
+    let file = directory.write("config.yaml", "mqtt: {url: mqtt://localhost}\n");
+    let log = fs::File::create(directory.0.path().join("log")).unwrap();
+    let facts = log.metadata().unwrap();
+    let run = |stream: String| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+        command.args(["run", "--config", file.to_str().unwrap()]);
+        command.env_clear().env("AWS_EC2_METADATA_DISABLED", "true").env("JOURNAL_STREAM", stream);
+        command.stderr(log.try_clone().unwrap()).status().unwrap();
+        fs::read_to_string(directory.0.path().join("log")).unwrap()
+    };
+    let text = run(format!("{}:{}", facts.dev(), facts.ino()));
+    assert!(text.starts_with("<3>invalid configuration: ") && text.lines().count() == 1, "{text}");
+    let text = run(format!("{}:{}", facts.dev(), facts.ino() + 1));
+    let elsewhere = text.lines().nth(1).unwrap();
+    assert!(elsewhere.starts_with("20") && elsewhere.contains("ERROR invalid configuration"), "{text}");
 }
 
 /// Each look waits for the others, so one after the other none would end.

@@ -65,7 +65,7 @@ async fn start(mut loader: Loader) -> ExitCode {
             info!("stopped before the configuration was known");
             ExitCode::SUCCESS
         }
-        Some(Ok(loaded)) => serve(loader, loaded, given_up, hangup, shutdown).await,
+        Some(Ok(loaded)) => Box::pin(serve(loader, loaded, given_up, hangup, shutdown)).await,
         Some(Err(LoadError::Unconfigured(tried))) => {
             rescue(loader.request(), &shutdown).await;
             unconfigured(&tried)

@@ -10,10 +10,9 @@ use serde_json::Value;
 
 use crate::support::Mosquitto;
 use crate::support::agent::{Agent, Instance};
+use crate::support::apps::API;
 use crate::support::imds::{INSTANCE_ID, Imds, Trouble};
 use crate::support::payload::Push;
-
-pub(crate) const API: &str = "apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]";
 
 /// Makes a command ask this metadata service; a proxy is none of its business.
 pub(crate) fn on_ec2<'c>(command: &'c mut Command, imds: &Imds) -> &'c mut Command {
@@ -37,7 +36,7 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn start(instance: &Instance, imds: &Imds) -> Agent {
+pub(crate) fn start(instance: &Instance, imds: &Imds) -> Agent {
     instance.start_without_file(|command| {
         on_ec2(command, imds);
     })
@@ -48,7 +47,7 @@ fn check(imds: &Imds, arguments: &[&str]) -> Output {
     on_ec2(command.env_clear().arg("check"), imds).args(arguments).output().unwrap()
 }
 
-fn publish(broker: &Mosquitto, repo: &str, branch: &str, digit: char) {
+pub(crate) fn publish(broker: &Mosquitto, repo: &str, branch: &str, digit: char) {
     let push = Push::new(repo, digit).to(branch);
     broker.publish(&push.topic(), &push.bytes());
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use instance_agent::ec2::Platform;
 use nix::sys::signal::Signal;
 
-use crate::agent::{API, cloud_config, on_ec2};
+use crate::agent::{cloud_config, on_ec2};
 use crate::support::Mosquitto;
 use crate::support::agent::{Agent, Instance};
+use crate::support::apps::API;
 use crate::support::imds::{Imds, Trouble};
 use crate::support::payload::Push;
 
