@@ -11,8 +11,9 @@ use tracing::{debug, error, info, warn};
 use crate::agent::Reload;
 use crate::config::{LoadError, Loaded, Loader};
 use crate::imds::ImdsError;
-use crate::service::{self, DetectError, DetectionRoot};
+use crate::service::{DetectError, DetectionRoot};
 use crate::supervisor::Supervisor;
+use crate::tools::Tools;
 
 use super::log;
 use super::run::{log_errors, log_warnings};
@@ -158,9 +159,9 @@ impl Reloader {
         let loaded = self.loader.load(PATIENCE).await;
         self.loader.instance_id().inspect(|id| log::name_instance(id));
         let Loaded { settings, warnings, .. } = loaded?;
-        let manager = service::detect(&settings.service_manager, &DetectionRoot::default()).await?;
+        let tools = Tools::of(&settings.service_manager, &DetectionRoot::default()).await?;
         log_warnings(&warnings);
-        Ok(Reload { settings, manager })
+        Ok(Reload { settings, tools })
     }
 }
 

@@ -2,26 +2,25 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::agent::{self, Dependencies, Heartbeat};
-use crate::command::{Runner, SystemdTools};
+use crate::agent::{self, Dependencies};
 use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
-use crate::journal::{Record, Rescue, RescueFile, Store};
+use crate::journal::{Record, Store};
 use crate::outcome::Outcome;
 use crate::recovery;
-use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
+use crate::service::DetectionRoot;
 use crate::state_dir::{self, StateDir};
 use crate::supervisor::Supervisor;
+use crate::tools::Tools;
 
 use super::log::{self, LogArgs};
 use super::reload::Reloader;
@@ -36,13 +35,16 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    match config.into_loader() {
+    let code = match config.into_loader() {
         Ok(loader) => runtime.block_on(start(loader)),
         Err(error) => {
             log_errors(&error, "");
             exit::of_load(&error)
         }
-    }
+    };
+    // What has not ended by now waits for a disk that hangs.
+    runtime.shutdown_background();
+    code
 }
 
 async fn start(mut loader: Loader) -> ExitCode {
@@ -63,7 +65,7 @@ async fn start(mut loader: Loader) -> ExitCode {
             info!("stopped before the configuration was known");
             ExitCode::SUCCESS
         }
-        Some(Ok(loaded)) => serve(loader, loaded, given_up, hangup, shutdown).await,
+        Some(Ok(loaded)) => Box::pin(serve(loader, loaded, given_up, hangup, shutdown)).await,
         Some(Err(LoadError::Unconfigured(tried))) => {
             rescue(loader.request(), &shutdown).await;
             unconfigured(&tried)
@@ -109,12 +111,7 @@ async fn rescue(request: &Request, shutdown: &CancellationToken) -> Vec<Outcome>
     let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
     let recovered = match Store::new(&path).read_all() {
         Ok((records, _)) if !records.iter().any(touched) => return Vec::new(),
-        Ok(_) => {
-            let supervisor = Supervisor::from_environment();
-            let mut heartbeat = Heartbeat::of(&supervisor);
-            let recovery = recover(request, &path);
-            agent::attended(recovery, &supervisor, &mut heartbeat, shutdown).await.unwrap_or(Ok(Vec::new()))
-        }
+        Ok(_) => recover(&path, shutdown).await,
         Err(problem) => Err(problem.into()),
     };
     recovered.unwrap_or_else(|problem| {
@@ -123,16 +120,13 @@ async fn rescue(request: &Request, shutdown: &CancellationToken) -> Vec<Outcome>
     })
 }
 
-/// As the last valid configuration had it: this one may not even say what stops and starts services.
-async fn recover(request: &Request, path: &Path) -> Result<Vec<Outcome>, Box<dyn Error>> {
+/// With what the interrupted deploys were made with: this configuration may not even say what starts services.
+async fn recover(path: &Path, shutdown: &CancellationToken) -> Result<Vec<Outcome>, Box<dyn Error>> {
     let state_dir = StateDir::open(path)?;
-    let kept = RescueFile::new(path).read();
-    let Rescue { service_manager, environment } = kept
-        .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
-    let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
-    let runner = runner(manager.as_ref()).await;
-    let recovered = recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
-    Ok(recovered.given_up)
+    let supervisor = Supervisor::from_environment();
+    let recovery = recovery::unless_ended(shutdown, recovery::recover(state_dir.store(), None));
+    let recovered = supervisor.attend(&mut supervisor.heartbeat(), recovery).await.transpose()?;
+    Ok(recovered.unwrap_or_default().given_up)
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.
@@ -178,26 +172,22 @@ async fn serve(
     remember_state_dir(loader.request(), &settings.state_dir);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
-        detected = service::detect(&settings.service_manager, &root) => detected,
+        detected = Tools::of(&settings.service_manager, &root) => detected,
         () = shutdown.cancelled() => return ExitCode::SUCCESS,
     };
-    let manager = match detected {
-        Ok(manager) => manager,
+    let tools = match detected {
+        Ok(tools) => tools,
         Err(problem) => {
             error!("{problem}");
             rescue(loader.request(), &shutdown).await;
             return ExitCode::from(exit::CONFIG);
         }
     };
-    let dependencies = Dependencies {
-        runner: runner(manager.as_ref()).await,
-        manager,
-        supervisor: Supervisor::from_environment(),
-        given_up,
-    };
+    let dependencies = Dependencies { tools, supervisor: Supervisor::from_environment(), given_up };
     let (reloads, receiver) = mpsc::channel(1);
     let reloader = tokio::spawn(Reloader::new(loader, settings.tag_refresh, reloads).run(hangup));
-    let result = agent::run(settings, dependencies, receiver, shutdown).await;
+    // On the heap: it would be part of every future around it.
+    let result = Box::pin(agent::run(settings, dependencies, receiver, shutdown)).await;
     reloader.abort();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -218,19 +208,6 @@ fn remember_state_dir(request: &Request, actual: &Path) {
              the user-data is read; set it in the file, or by --state-dir"
         );
     }
-}
-
-/// Under systemd, commands run as units of their own, if the agent may start such; else as its children.
-async fn runner(manager: &dyn ServiceManager) -> Runner {
-    // The link goes on naming this program when an upgrade replaces its file, and names it to other processes too.
-    let helper = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    if manager.name() == Systemd::NAME && geteuid().is_root() {
-        match Runner::under_systemd(helper.clone(), SystemdTools::default()).await {
-            Ok(runner) => return runner,
-            Err(problem) => warn!("commands will end with the agent: they cannot run as units: {problem}"),
-        }
-    }
-    Runner::new(helper)
 }
 
 pub(super) fn log_warnings(warnings: &[String]) {
