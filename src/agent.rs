@@ -106,6 +106,8 @@ struct Agent {
     staff: Staff,
     /// How many refusals the status told of last.
     refusals_told: u64,
+    /// The same of apps whose record the disk does not take.
+    stuck_told: usize,
     shutdown: CancellationToken,
 }
 
@@ -135,6 +137,7 @@ impl Agent {
             supervisor: Arc::new(supervisor),
             staff: Staff::new(shutdown.clone()),
             refusals_told: 0,
+            stuck_told: 0,
             settings,
             context,
             router,
@@ -200,10 +203,10 @@ impl Agent {
         self.tell_status();
     }
 
-    /// The main loop is; and who looks at the status sees what was refused meanwhile.
+    /// The main loop is; and who looks at the status sees what was refused or got stuck meanwhile.
     fn alive(&mut self) {
         self.supervisor.alive();
-        if self.context.refusals.total() != self.refusals_told {
+        if (self.context.refusals.total(), self.staff.stuck()) != (self.refusals_told, self.stuck_told) {
             self.tell_status();
         }
     }
@@ -223,7 +226,12 @@ impl Agent {
         let refusals = &self.context.refusals;
         self.refusals_told = refusals.total();
         let refused = if self.refusals_told > 0 { format!("; refused: {refusals}") } else { String::new() };
-        self.supervisor.status(&format!("{connection}; apps: {apps}{refused}"));
+        self.stuck_told = self.staff.stuck();
+        let stuck = match self.stuck_told {
+            0 => String::new(),
+            count => format!("; the journal of {count} cannot be written, their pushes wait"),
+        };
+        self.supervisor.status(&format!("{connection}; apps: {apps}{stuck}{refused}"));
     }
 
     fn handle(&mut self, message: Message) {

@@ -27,6 +27,11 @@ impl Staff {
         Self { workers: BTreeMap::new(), retired: Vec::new(), shutdown }
     }
 
+    /// How many apps have a record that the disk does not take.
+    pub(super) fn stuck(&self) -> usize {
+        self.workers.values().filter(|worker| worker.is_stuck()).count()
+    }
+
     pub(super) fn worker(&self, app: &AppName) -> Option<&Worker> {
         self.workers.get(app)
     }

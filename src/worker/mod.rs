@@ -155,6 +155,11 @@ impl Worker {
         self.shared.setup().app
     }
 
+    /// Its record waits for a disk that takes no writes.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared.ledger.is_stuck()
+    }
+
     /// Hands a push to the worker, which records it.
     pub(crate) fn offer(&self, offer: Offer) {
         if self.shared.inbox.put(offer) {
