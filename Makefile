@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## see the whole job: a push restarts an app with its new version; nothing to install
@@ -24,6 +24,19 @@ test: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN)']
 test: check-root ## run all tests, some with sudo; installs what they need (mosquitto, …) from the distribution when missing
 	scripts/install-test-tools
 	if [ "$$(id -u)" -eq 0 ]; then cargo test --locked --workspace; else cargo --config "$$RUNNER" test --locked --workspace; fi
+
+# sudo hands no environment on.
+RUN_PACKAGE := exec sudo -- env INSTANCE_AGENT_DEB="$$INSTANCE_AGENT_DEB" INSTANCE_AGENT_TARBALL="$$INSTANCE_AGENT_TARBALL" "$$0" "$$@"
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debian
+
+# Containers wait for most of their time: more of them at once than there are processors.
+.PHONY: test-systemd
+test-systemd: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN_PACKAGE)']
+test-systemd: check-root tarball ## test the packages on a real systemd, in containers, with sudo; builds them first
+	scripts/install-test-tools
+	export INSTANCE_AGENT_DEB="$$(realpath $(BUILT)/*.deb)" INSTANCE_AGENT_TARBALL="$$(realpath $(BUILT)/*.tar.gz)"; \
+	run="test --locked --test package -- --ignored --test-threads=4"; \
+	if [ "$$(id -u)" -eq 0 ]; then cargo $$run; else cargo --config "$$RUNNER" $$run; fi
 
 .PHONY: check
 check: check-tools check-lock check-format check-scripts check-lints check-docs check-deps ## formatting, lints, docs, scripts, dependencies; no test is run

@@ -37,6 +37,27 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// The tags of an instance, by key.
 pub type Tags = BTreeMap<String, String>;
 
+/// How long to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    deadline: Instant,
+    /// Trouble that may pass is waited out.
+    patient: bool,
+}
+
+impl Limit {
+    /// Each question is put once.
+    pub fn once(deadline: Instant) -> Self {
+        Self { deadline, patient: false }
+    }
+}
+
+impl From<Instant> for Limit {
+    fn from(deadline: Instant) -> Self {
+        Self { deadline, patient: true }
+    }
+}
+
 /// A client of the metadata service.
 pub struct Imds {
     http: Client,
@@ -92,27 +113,32 @@ impl Imds {
     }
 
     /// The user-data as it was given. `None`: there is none.
-    pub async fn user_data(&self, deadline: Instant) -> Result<Option<Vec<u8>>, ImdsError> {
-        self.get(&["user-data"], MAX_USER_DATA, deadline).await
+    pub async fn user_data(&self, limit: impl Into<Limit>) -> Result<Option<Vec<u8>>, ImdsError> {
+        self.get(&["user-data"], MAX_USER_DATA, limit.into()).await
     }
 
     /// The id of this instance.
-    pub async fn instance_id(&self, deadline: Instant) -> Result<InstanceId, ImdsError> {
+    pub async fn instance_id(&self, limit: impl Into<Limit>) -> Result<InstanceId, ImdsError> {
         let path = ["meta-data", "instance-id"];
-        let answer = self.get(&path, MAX_ANSWER, deadline).await?.unwrap_or_default();
+        let answer = self.get(&path, MAX_ANSWER, limit.into()).await?.unwrap_or_default();
         text(answer).parse().map_err(|problem| self.unexpected(&path, problem))
     }
 
     /// The tags whose keys are wanted.
-    pub async fn tags(&self, wanted: impl Fn(&str) -> bool, deadline: Instant) -> Result<Tags, ImdsError> {
+    pub async fn tags(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        limit: impl Into<Limit>,
+    ) -> Result<Tags, ImdsError> {
+        let limit = limit.into();
         let path = ["meta-data", "tags", "instance"];
-        let Some(keys) = self.get(&path, MAX_ANSWER, deadline).await? else {
+        let Some(keys) = self.get(&path, MAX_ANSWER, limit).await? else {
             return Err(ImdsError::TagsOff { url: self.url(&path).to_string() });
         };
         let mut tags = Tags::new();
         for key in text(keys).lines().filter(|key| wanted(key)) {
             // None: removed since the keys were listed.
-            if let Some(value) = self.get(&[&path[..], &[key]].concat(), MAX_ANSWER, deadline).await? {
+            if let Some(value) = self.get(&[&path[..], &[key]].concat(), MAX_ANSWER, limit).await? {
                 tags.insert(key.to_owned(), text(value));
             }
         }
@@ -123,18 +149,18 @@ impl Imds {
     async fn get(
         &self,
         path: &[&str],
-        limit: usize,
-        deadline: Instant,
+        max: usize,
+        Limit { deadline, patient }: Limit,
     ) -> Result<Option<Vec<u8>>, ImdsError> {
         let url = self.url(path);
         let mut ceiling = FIRST_PAUSE;
         loop {
-            let trouble = match self.attempt(&url, limit, deadline).await {
+            let trouble = match self.attempt(&url, max, deadline).await {
                 Err(trouble) if trouble.may_pass() => trouble,
                 answer => return answer,
             };
             let pause = ceiling.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if Instant::now() + pause >= deadline {
+            if !patient || Instant::now() + pause >= deadline {
                 return Err(trouble);
             }
             debug!(%trouble, "asking the metadata service again");
@@ -143,19 +169,14 @@ impl Imds {
         }
     }
 
-    async fn attempt(
-        &self,
-        url: &Url,
-        limit: usize,
-        deadline: Instant,
-    ) -> Result<Option<Vec<u8>>, ImdsError> {
+    async fn attempt(&self, url: &Url, max: usize, deadline: Instant) -> Result<Option<Vec<u8>>, ImdsError> {
         let mut response = self.ask(url, deadline).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.keep_token(None);
             response = self.ask(url, deadline).await?;
         }
         match response.status() {
-            StatusCode::OK => body(response, limit).await.map(Some),
+            StatusCode::OK => body(response, max).await.map(Some),
             StatusCode::NOT_FOUND => Ok(None),
             status => Err(ImdsError::of_status(url.as_str(), status)),
         }

@@ -3,8 +3,8 @@
 //! The payload is the body of GitHub's `push` webhook: today's shape, the 2012 GitHub Services shape, either one
 //! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5. It is read in
 //! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. A message without
-//! headers is first read as an envelope, signed or not; the fields of a push are read only once its signature was
-//! verified.
+//! headers is first read as an envelope, signed or not; all else is looked at only once the signature was verified,
+//! even which event it is.
 
 mod body;
 mod headers;
@@ -164,9 +164,6 @@ pub fn open(headers: Headers, payload: &[u8]) -> Result<Opened<'_>, DecodeError>
         Some(Envelope { headers, body }) => Delivery { headers, body: Body(body.into()) },
         None => Delivery { headers, body: Body(payload.into()) },
     };
-    if delivery.headers.is_other_event() {
-        return Ok(Opened::Other(Other::Event));
-    }
     Ok(Opened::Delivery(delivery))
 }
 
@@ -182,9 +179,12 @@ impl<'m> Delivery<'m> {
 }
 
 impl Trusted<'_> {
-    /// Reads the body.
+    /// Reads the body, unless it is another event's.
     pub fn decode(&self) -> Result<Decoded, DecodeError> {
         let Self(Delivery { headers, body: Body(body) }) = self;
+        if headers.is_other_event() {
+            return Ok(Decoded::Other(Other::Event));
+        }
         let json = if is_form(body) { form_field(body)? } else { Cow::Borrowed(&**body) };
         push_of(Document::parse(&json)?, headers)
     }

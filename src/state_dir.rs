@@ -2,12 +2,46 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::journal::Store;
+
+/// In the directory that is usual: a link to the one that user-data names instead.
+const ELSEWHERE: &str = "elsewhere";
+
+/// Where the state is that would usually be here.
+pub fn follow(usual: PathBuf) -> PathBuf {
+    fs::read_link(usual.join(ELSEWHERE)).unwrap_or(usual)
+}
+
+/// Notes in the usual directory where the state is.
+pub fn remember(usual: &Path, actual: &Path) -> io::Result<()> {
+    let link = usual.join(ELSEWHERE);
+    if usual == actual {
+        return match fs::remove_file(&link) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(())
+            }
+            done => done,
+        };
+    }
+    if fs::read_link(&link).is_ok_and(|noted| noted == actual) {
+        return Ok(());
+    }
+    fs::create_dir_all(usual)?;
+    let new = usual.join("elsewhere.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    symlink(actual, &new)?;
+    fs::rename(&new, &link)?;
+    File::open(usual)?.sync_all()
+}
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,5 +87,24 @@ impl StateDir {
     /// The records in it.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_elsewhere_is_found_again_for_as_long_as_it_is_used() {
+        let root = tempfile::tempdir().unwrap();
+        let (usual, other) = (root.path().join("usual"), root.path().join("other"));
+        remember(&usual, &usual).unwrap();
+        assert!(!usual.exists(), "nothing to remember");
+        for actual in [&other, &other, &root.path().join("third"), &usual, &usual] {
+            remember(&usual, actual).unwrap();
+            assert_eq!(follow(usual.clone()), *actual);
+        }
+        assert_eq!(fs::read_dir(&usual).unwrap().count(), 0, "nothing is left behind");
     }
 }

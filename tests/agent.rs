@@ -6,6 +6,7 @@ mod support;
 use serde_json::json;
 use support::Mosquitto;
 use support::agent::{Agent, Instance};
+use support::apps::API_AND_WEB;
 use support::payload::{Push, commit};
 
 /// The API's pushes to `main`, with every step a command.
@@ -21,13 +22,6 @@ apps:
   check: {command: ["{dir}/do", check, api], dir: "{dir}"}
   settle: 0s
 "#;
-
-/// Two apps without commands.
-const API_AND_WEB: &str = "
-apps:
-- {repo: acme/api, service: api, branch: main, settle: 0s}
-- {repo: acme/web, service: web, branch: main, settle: 0s}
-";
 
 fn publish(broker: &Mosquitto, push: &Push) {
     broker.publish(&push.topic(), &push.bytes());

@@ -9,19 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::Mosquitto;
 use support::agent::{Agent, Instance, eventually};
+use support::apps::{ON_OUTCOME, STEPS};
 use support::payload::{Push, commit};
-
-const STEPS: &str = r#"
-on_outcome: {command: ["{dir}/do", outcome, all], dir: "{dir}"}
-apps:
-- repo: acme/api
-  service: api
-  branch: main
-  prepare: {command: ["{dir}/do", prepare, api], dir: "{dir}"}
-  update: {command: ["{dir}/do", update, api], dir: "{dir}"}
-  check: {command: ["{dir}/do", check, api], dir: "{dir}"}
-  settle: 0s
-"#;
 
 struct Bench {
     broker: Mosquitto,
@@ -34,7 +23,7 @@ impl Bench {
     fn new(configuration: &str) -> Self {
         let broker = Mosquitto::start();
         let instance = Instance::new(&broker);
-        instance.configure(configuration);
+        instance.configure(&format!("{ON_OUTCOME}{configuration}"));
         let agent = instance.start();
         agent.subscribed(1);
         let bench = Self { broker, instance, agent };
@@ -171,7 +160,7 @@ fn a_service_that_does_not_stay_up_is_told() {
 
 #[test]
 fn a_retry_is_announced_and_a_newer_push_ends_the_wait() {
-    let bench = Bench::new(&STEPS.replace("settle: 0s", "settle: 0s\n  retries: 1"));
+    let bench = Bench::new(&STEPS.replacen("settle: 0s", "settle: 0s\n  retries: 1", 1));
     bench.instance.fail("check", "api", OUTPUT);
     let (_, _, event) = bench.fails();
     assert_eq!(event["retry_in"], "10s", "{event}");
@@ -184,7 +173,7 @@ fn a_retry_is_announced_and_a_newer_push_ends_the_wait() {
 
 #[test]
 fn a_failed_deploy_is_tried_again() {
-    let bench = Bench::new(&STEPS.replace("settle: 0s", "settle: 0s\n  retries: 1"));
+    let bench = Bench::new(&STEPS.replacen("settle: 0s", "settle: 0s\n  retries: 1", 1));
     bench.instance.fail("prepare", "api", OUTPUT);
     bench.fails();
     bench.instance.mend("prepare", "api");
@@ -203,7 +192,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_it_started() {
     assert_ne!(configuration, STEPS);
     let broker = Mosquitto::start();
     let instance = Instance::new(&broker);
-    instance.configure(&configuration);
+    instance.configure(&format!("{ON_OUTCOME}{configuration}"));
     instance.write("slow", "#!/bin/sh\necho begun\nsleep 300 &\necho $! > child\nwait\n");
     let mode = fs::metadata(instance.file("do")).unwrap().permissions();
     fs::set_permissions(instance.file("slow"), mode).unwrap();
@@ -226,7 +215,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_it_started() {
 fn a_failing_on_outcome_changes_nothing() {
     let broker = Mosquitto::start();
     let instance = Instance::new(&broker);
-    instance.configure(STEPS);
+    instance.configure(&format!("{ON_OUTCOME}{STEPS}"));
     instance.fail("outcome", "all", OUTPUT);
     let agent = instance.start();
     agent.subscribed(1);

@@ -231,6 +231,32 @@ fn what_others_can_read_on_the_wire_or_on_disk_is_warned_about_at_each_start() {
     assert_eq!(text.matches("Warning: ").count(), 3, "{text}");
     let text = said(&instance.ask(&["check", "--broker", "mqtt://localhost"]));
     assert_eq!(text.matches("Warning: ").count(), 1, "{text}");
+    mode("password", 0o600);
+    mode("config.yaml", 0o666);
+    let text = said(&instance.ask(&["check", "--broker", "mqtt://localhost"]));
+    let warning = text.lines().find(|line| line.starts_with("Warning: ")).expect(&text);
+    assert!(warning.contains("/config.yaml has mode 0666") && warning.contains("chmod o-w"), "{text}");
+}
+
+#[test]
+fn a_file_that_others_can_read_is_noticed_at_a_reconnect_and_told_of_once() {
+    let mut broker = Mosquitto::start();
+    let instance = Instance::new(&broker).mqtt("username: agent").mqtt("password_file: {dir}/password");
+    let mode = |mode| fs::set_permissions(instance.file("password"), Permissions::from_mode(mode)).unwrap();
+    instance.write("password", "hunter2");
+    mode(0o604);
+    instance.configure("apps: [{repo: acme/api, service: api}]");
+    let agent = instance.start();
+    agent.subscribed(1);
+    let told = || agent.log_of("/password has mode", &[("level", "WARN")]).len();
+    assert_eq!(told(), 1, "by the start, not by the first connection\n{}", agent.report());
+    mode(0o644);
+    for times in 2..=3 {
+        broker.start_again();
+        agent.subscribed(times);
+        assert_eq!(told(), 2, "{}", agent.report());
+    }
+    agent.logged("mqtt.password_file", &[("message", "/password has mode 0644")]);
 }
 
 /// The broker's accounts: one, with this password.

@@ -4,12 +4,13 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use support::payload::{Push, commit};
+use support::program;
 use tempfile::TempDir;
 
 /// A service manager that every host has.
@@ -35,19 +36,8 @@ fn agent(arguments: &[&str]) -> Output {
 }
 
 fn agent_given(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_instance-agent"))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It need not read it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    let variables = [("PATH", "/usr/bin:/bin"), ("AWS_EC2_METADATA_DISABLED", "true")];
+    program::run(arguments, &variables, input)
 }
 
 fn errors(output: &Output) -> String {
@@ -674,6 +664,35 @@ fn check_says_where_each_setting_comes_from() {
     assert!(text.contains("Service manager: none") && text.contains("api: running"), "{text}");
 }
 
+/// The keys in the tables of `docs/configuration.md` about the instance, those of `mqtt` with their section.
+fn documented() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let keys_below = |heading: &str, section: &str| -> Vec<String> {
+        let lines = docs.lines().skip_while(|line| *line != heading).skip(1);
+        let rows =
+            lines.take_while(|line| !line.starts_with('#')).filter_map(|line| line.strip_prefix("| `"));
+        let keys = rows.flat_map(|row| row.split('|').next().unwrap().split(['`', ',', ' ']));
+        keys.filter(|key| !key.is_empty()).map(|key| format!("{section}{key}")).collect()
+    };
+    [keys_below("## mqtt", "mqtt."), keys_below("## The instance", "")].concat()
+}
+
+#[test]
+fn check_shows_every_setting_that_is_documented() {
+    let documented = documented();
+    assert!(documented.len() > 20, "{documented:?}");
+    for url in ["mqtt://localhost", "mqtts://localhost"] {
+        let file =
+            Directory::new().write_kept("config.yaml", &beside_apps("").replace("mqtt://localhost", url));
+        let text = words(&agent(&["check", "--config", file.path.to_str().unwrap()]));
+        for key in &documented {
+            let is_shown = text.lines().any(|line| line.starts_with(key.as_str()));
+            assert!(is_shown || key == "apps", "{key} is missing:\n{text}");
+        }
+    }
+}
+
 #[test]
 fn check_says_what_is_wrong_with_services() {
     let text = beside_apps("").replace("status: [\"true\"", "status: [/no/such/program");
@@ -887,6 +906,27 @@ fn a_reader_that_leaves_and_a_full_disk_are_borne() {
         assert_eq!(full.status.code(), Some(1), "{arguments:?} {full:?}");
         assert!(errors(&full).starts_with("instance-agent: No space left"), "{arguments:?} {full:?}");
     }
+}
+
+/// systemd says by `$JOURNAL_STREAM` which file the journal listens on.
+#[test]
+fn the_journal_gets_priorities_and_no_times() {
+    let directory = Directory::new();
+    let file = directory.write("config.yaml", "mqtt: {url: mqtt://localhost}\n");
+    let log = fs::File::create(directory.0.path().join("log")).unwrap();
+    let facts = log.metadata().unwrap();
+    let run = |stream: String| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+        command.args(["run", "--config", file.to_str().unwrap()]);
+        command.env_clear().env("AWS_EC2_METADATA_DISABLED", "true").env("JOURNAL_STREAM", stream);
+        command.stderr(log.try_clone().unwrap()).status().unwrap();
+        fs::read_to_string(directory.0.path().join("log")).unwrap()
+    };
+    let text = run(format!("{}:{}", facts.dev(), facts.ino()));
+    assert!(text.starts_with("<3>invalid configuration: ") && text.lines().count() == 1, "{text}");
+    let text = run(format!("{}:{}", facts.dev(), facts.ino() + 1));
+    let elsewhere = text.lines().nth(1).unwrap();
+    assert!(elsewhere.starts_with("20") && elsewhere.contains("ERROR invalid configuration"), "{text}");
 }
 
 /// Each look waits for the others, so one after the other none would end.

@@ -9,6 +9,8 @@ mod client;
 mod loader;
 #[path = "ec2/packaging.rs"]
 mod packaging;
+#[path = "ec2/start.rs"]
+mod start;
 #[path = "ec2/tags.rs"]
 mod tags;
 

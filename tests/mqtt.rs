@@ -404,6 +404,21 @@ async fn a_flood_of_payloads_above_the_limit_is_warned_about_once(protocol: Prot
     assert_eq!(log.text().matches("mqtt.max_payload").count(), 2, "{}", log.text());
 }
 
+#[tokio::test]
+async fn a_message_with_more_user_properties_than_any_webhook_has_headers_is_dropped() {
+    let (log, _guard) = Log::listen();
+    let broker = Mosquitto::start();
+    let mut agent = Agent::subscribed(settings(broker.port(), Protocol::V5), &[ALL]).await;
+    for (count, payload) in [(101, "one too many"), (100, "taken")] {
+        let properties = ["-D", "publish", "user-property", "a", ""].repeat(count);
+        let arguments = [&["-V", "5", "-q", "1", "-t", API, "-s"], &properties[..]].concat();
+        broker.publish_with(&arguments, payload.as_bytes());
+    }
+    assert_eq!(agent.take().await, "taken");
+    log.line(&["WARN", "user properties", API, "properties=101", "limit=100"]).await;
+    eventually("both acknowledged", || broker.logged("Received PUBACK from web-7") == 2).await;
+}
+
 async fn a_panic_of_the_connection_is_noticed(protocol: Protocol) {
     let broker = Mosquitto::start();
     let (_sender, receiver) =

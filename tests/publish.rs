@@ -13,28 +13,19 @@ mod deploys;
 mod github_actions;
 #[path = "publish/refusals.rs"]
 mod refusals;
+#[path = "publish/warnings.rs"]
+mod warnings;
 #[path = "publish/webhook_relay.rs"]
 mod webhook_relay;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
+
+use support::program;
 
 /// The program with these arguments, variables and this input.
 fn publish(arguments: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_instance-agent"))
-        .arg("publish")
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It need not read it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    program::run(&[&["publish"], arguments].concat(), variables, input)
 }
 
 /// What it says, having published.

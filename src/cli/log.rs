@@ -63,9 +63,9 @@ impl LogArgs {
         };
         let base = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
         match self.log_format {
-            LogFormat::Json => base.fmt_fields(JsonFields::new()).event_format(OneObject::new()).init(),
+            LogFormat::Json => base.fmt_fields(JsonFields::new()).event_format(Line::of_json()).init(),
             LogFormat::Text if is_journal() => {
-                base.fmt_fields(WithInstance).with_ansi(false).event_format(Journal::new()).init();
+                base.fmt_fields(WithInstance).with_ansi(false).event_format(Line::for_journal()).init();
             }
             LogFormat::Text => {
                 base.fmt_fields(WithInstance).with_ansi(io::stderr().is_terminal()).compact().init();
@@ -80,16 +80,25 @@ fn is_journal() -> bool {
     fstat(io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// For journald: no time of our own, and the priority as sd-daemon(3) writes it, so that `journalctl -p` works.
-struct Journal(Format<Compact, ()>);
+/// How an event becomes a line, where the library's own ways do not do.
+enum Line {
+    /// For journald: no time of our own, and the priority as sd-daemon(3) writes it, so that `journalctl -p` works.
+    Journal(Format<Compact, ()>),
+    /// One JSON object a line, the instance first in it.
+    Object(Format<Json>),
+}
 
-impl Journal {
-    fn new() -> Self {
-        Self(Format::default().without_time().with_target(false).with_level(false).compact())
+impl Line {
+    fn for_journal() -> Self {
+        Self::Journal(Format::default().without_time().with_target(false).with_level(false).compact())
+    }
+
+    fn of_json() -> Self {
+        Self::Object(Format::default().with_target(false).json().flatten_event(true))
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Journal
+impl<S, N> FormatEvent<S, N> for Line
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -100,14 +109,28 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(writer, "<{priority}>")?;
-        self.0.format_event(context, writer, event)
+        match self {
+            Self::Journal(format) => {
+                write!(writer, "<{}>", priority(*event.metadata().level()))?;
+                format.format_event(context, writer, event)
+            }
+            Self::Object(format) => {
+                let Some(id) = INSTANCE.get() else { return format.format_event(context, writer, event) };
+                let mut line = String::new();
+                format.format_event(context, Writer::new(&mut line), event)?;
+                // An id needs no escape, and an event is an object that is never empty.
+                write!(writer, "{{\"instance_id\":\"{id}\",{}", line.strip_prefix('{').unwrap_or(&line))
+            }
+        }
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -118,33 +141,5 @@ impl<'writer> FormatFields<'writer> for WithInstance {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
         DefaultFields::new().format_fields(writer.by_ref(), fields)?;
         INSTANCE.get().map_or(Ok(()), |id| write!(writer, " instance_id={id}"))
-    }
-}
-
-/// One JSON object a line, the instance first in it.
-struct OneObject(Format<Json>);
-
-impl OneObject {
-    fn new() -> Self {
-        Self(Format::default().with_target(false).json().flatten_event(true))
-    }
-}
-
-impl<S, N> FormatEvent<S, N> for OneObject
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Some(id) = INSTANCE.get() else { return self.0.format_event(context, writer, event) };
-        let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
-        // An id needs no escape, and an event is an object that is never empty.
-        write!(writer, "{{\"instance_id\":\"{id}\",{}", line.strip_prefix('{').unwrap_or(&line))
     }
 }

@@ -2,11 +2,10 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::agent::{self, Dependencies};
-use crate::command::{Runner, SystemdTools};
 use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
-use crate::journal::{Record, Rescue, RescueFile, Store};
+use crate::journal::{Record, Store};
+use crate::outcome::Outcome;
 use crate::recovery;
-use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
-use crate::state_dir::StateDir;
+use crate::service::DetectionRoot;
+use crate::state_dir::{self, StateDir};
 use crate::supervisor::Supervisor;
+use crate::tools::Tools;
 
 use super::log::{self, LogArgs};
 use super::reload::Reloader;
@@ -35,63 +35,98 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    let mut loader = match config.into_loader() {
-        Ok(loader) => loader,
+    let code = match config.into_loader() {
+        Ok(loader) => runtime.block_on(start(loader)),
         Err(error) => {
             log_errors(&error, "");
-            return exit::of_load(&error);
+            exit::of_load(&error)
         }
     };
-    match runtime.block_on(load(&mut loader)) {
-        Ok(loaded) => runtime.block_on(serve(loader, loaded)),
-        Err(LoadError::Unconfigured(tried)) => {
-            runtime.block_on(rescue(loader.request()));
+    // What has not ended by now waits for a disk that hangs.
+    runtime.shutdown_background();
+    code
+}
+
+async fn start(mut loader: Loader) -> ExitCode {
+    // Caught from here on, so that a signal during the start is neither lost nor fatal.
+    let shutdown = CancellationToken::new();
+    let mut hangup = match catch_signals(&shutdown) {
+        Ok(hangup) => hangup,
+        Err(error) => return exit::failure(&error, exit::FAILED),
+    };
+    loader.instance_id().inspect(|id| log::name_instance(id));
+    let mut given_up = Vec::new();
+    if loader.asks_metadata() {
+        // No service stays down for as long as nobody answers.
+        given_up = rescue(loader.request(), &shutdown).await;
+    }
+    match load(&mut loader, &mut hangup, &shutdown).await {
+        None => {
+            info!("stopped before the configuration was known");
+            ExitCode::SUCCESS
+        }
+        Some(Ok(loaded)) => Box::pin(serve(loader, loaded, given_up, hangup, shutdown)).await,
+        Some(Err(LoadError::Unconfigured(tried))) => {
+            rescue(loader.request(), &shutdown).await;
             unconfigured(&tried)
         }
-        Err(error) => {
+        Some(Err(error)) => {
             log_errors(&error, "");
-            runtime.block_on(rescue(loader.request()));
+            rescue(loader.request(), &shutdown).await;
             exit::of_load(&error)
         }
     }
 }
 
-async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
-    if loader.asks_metadata() {
-        let supervisor = Supervisor::from_environment();
-        supervisor.extend_timeout(BOOT_LIMIT + Duration::from_secs(60));
-        supervisor.status("Asking the instance metadata service for the configuration");
+/// `None`: told to end meanwhile.
+async fn load(
+    loader: &mut Loader,
+    hangup: &mut Signal,
+    shutdown: &CancellationToken,
+) -> Option<Result<Loaded, LoadError>> {
+    loop {
+        if loader.asks_metadata() {
+            let supervisor = Supervisor::from_environment();
+            supervisor.extend_timeout(BOOT_LIMIT + Duration::from_secs(60));
+            supervisor.status("Asking the instance metadata service for the configuration");
+        }
+        let loaded = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return None,
+            Some(()) = hangup.recv() => {
+                info!("SIGHUP: the configuration is read from the beginning");
+                continue;
+            }
+            loaded = loader.load(BOOT_LIMIT) => loaded,
+        };
+        loader.instance_id().inspect(|id| log::name_instance(id));
+        return Some(loaded);
     }
-    loader.instance_id().inspect(|id| log::name_instance(id));
-    let loaded = loader.load(BOOT_LIMIT).await;
-    loader.instance_id().inspect(|id| log::name_instance(id));
-    loaded
 }
 
-/// Services that an interrupted deploy had stopped are started even though the configuration is of no use.
-async fn rescue(request: &Request) {
+/// Services that an interrupted deploy had stopped are started, whether or not there will be a configuration. Gives
+/// the outcomes of revisions that were given up.
+async fn rescue(request: &Request, shutdown: &CancellationToken) -> Vec<Outcome> {
     let path = config::state_dir(request);
     let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
-    let problem = match Store::new(&path).read_all() {
-        Ok((records, _)) if !records.iter().any(touched) => return,
-        Ok(_) => recover(request, &path).await.err(),
-        Err(problem) => Some(problem.into()),
+    let recovered = match Store::new(&path).read_all() {
+        Ok((records, _)) if !records.iter().any(touched) => return Vec::new(),
+        Ok(_) => recover(&path, shutdown).await,
+        Err(problem) => Err(problem.into()),
     };
-    if let Some(problem) = problem {
+    recovered.unwrap_or_else(|problem| {
         error!("cannot start the services that an interrupted deploy had stopped: {problem}");
-    }
+        Vec::new()
+    })
 }
 
-/// As the last valid configuration had it: this one may not even say what stops and starts services.
-async fn recover(request: &Request, path: &Path) -> Result<(), Box<dyn Error>> {
+/// With what the interrupted deploys were made with: this configuration may not even say what starts services.
+async fn recover(path: &Path, shutdown: &CancellationToken) -> Result<Vec<Outcome>, Box<dyn Error>> {
     let state_dir = StateDir::open(path)?;
-    let kept = RescueFile::new(path).read();
-    let Rescue { service_manager, environment } = kept
-        .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
-    let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
-    let runner = runner(manager.as_ref()).await;
-    recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
-    Ok(())
+    let supervisor = Supervisor::from_environment();
+    let recovery = recovery::unless_ended(shutdown, recovery::recover(state_dir.store(), None));
+    let recovered = supervisor.attend(&mut supervisor.heartbeat(), recovery).await.transpose()?;
+    Ok(recovered.unwrap_or_default().given_up)
 }
 
 /// A freshly installed package has nothing to do yet, which is no failure.
@@ -124,36 +159,35 @@ pub(super) fn log_errors(error: &LoadError, during: &str) {
     }
 }
 
-async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
-    // Caught from here on, so that a signal during the start is not lost.
-    let shutdown = CancellationToken::new();
-    let hangup = match catch_signals(&shutdown) {
-        Ok(hangup) => hangup,
-        Err(error) => return exit::failure(&error, exit::FAILED),
-    };
+/// `given_up`: what is still to be told of.
+async fn serve(
+    loader: Loader,
+    loaded: Loaded,
+    given_up: Vec<Outcome>,
+    hangup: Signal,
+    shutdown: CancellationToken,
+) -> ExitCode {
     let Loaded { settings, warnings, .. } = loaded;
     log_warnings(&warnings);
+    remember_state_dir(loader.request(), &settings.state_dir);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
-        detected = service::detect(&settings.service_manager, &root) => detected,
+        detected = Tools::of(&settings.service_manager, &root) => detected,
         () = shutdown.cancelled() => return ExitCode::SUCCESS,
     };
-    let manager = match detected {
-        Ok(manager) => manager,
+    let tools = match detected {
+        Ok(tools) => tools,
         Err(problem) => {
             error!("{problem}");
-            rescue(loader.request()).await;
+            rescue(loader.request(), &shutdown).await;
             return ExitCode::from(exit::CONFIG);
         }
     };
-    let dependencies = Dependencies {
-        runner: runner(manager.as_ref()).await,
-        manager,
-        supervisor: Supervisor::from_environment(),
-    };
+    let dependencies = Dependencies { tools, supervisor: Supervisor::from_environment(), given_up };
     let (reloads, receiver) = mpsc::channel(1);
     let reloader = tokio::spawn(Reloader::new(loader, settings.tag_refresh, reloads).run(hangup));
-    let result = agent::run(settings, dependencies, receiver, shutdown).await;
+    // On the heap: it would be part of every future around it.
+    let result = Box::pin(agent::run(settings, dependencies, receiver, shutdown)).await;
     reloader.abort();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,17 +198,16 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
     }
 }
 
-/// Under systemd, commands run as units of their own, if the agent may start such; else as its children.
-async fn runner(manager: &dyn ServiceManager) -> Runner {
-    // The link goes on naming this program when an upgrade replaces its file, and names it to other processes too.
-    let helper = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    if manager.name() == Systemd::NAME && geteuid().is_root() {
-        match Runner::under_systemd(helper.clone(), SystemdTools::default()).await {
-            Ok(runner) => return runner,
-            Err(problem) => warn!("commands will end with the agent: they cannot run as units: {problem}"),
-        }
+/// For the next start, which cannot ask the user-data before it has to know.
+fn remember_state_dir(request: &Request, actual: &Path) {
+    let Some(usual) = config::usual_state_dir(request) else { return };
+    if let Err(error) = state_dir::remember(&usual, actual) {
+        warn!(
+            dir = %usual.display(), state_dir = %actual.display(), %error,
+            "cannot remember state_dir: should a deploy be interrupted, its services stay down at the next start until \
+             the user-data is read; set it in the file, or by --state-dir"
+        );
     }
-    Runner::new(helper)
 }
 
 pub(super) fn log_warnings(warnings: &[String]) {

@@ -124,7 +124,12 @@ fn explain(error: &Error, limits: Limits) -> String {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("unknown key {field:?}: allowed here are {}", expected.join(", "))
         }
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is given twice"),
+        Error::DuplicateMappingKey { key: Some(key), .. } if limits.quotes => {
+            format!("the key {key:?} is given twice")
+        }
+        Error::DuplicateMappingKey { .. } => {
+            "a key is given twice; its name is not shown, as it may be a secret".to_owned()
+        }
         error => {
             let text = error.render_with_formatter(&UserMessageFormatter);
             // At an alias the error is wrapped as text with several places in it.

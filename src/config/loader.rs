@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::ec2::InstanceId;
-use crate::imds::{Imds, ImdsError, Tags};
+use crate::imds::{Imds, ImdsError, Limit, Tags};
 
 use super::error::{ConfigError, ConfigErrors};
 use super::source::{self, Place, Source, Sources};
@@ -24,9 +24,13 @@ pub struct Loader {
     request: Request,
     host: Host,
     imds: Option<Imds>,
-    /// Of no source: EC2 changes it only while the instance is stopped.
-    user_data: Option<UserData>,
+    /// Asked for until there is an answer, and not again: EC2 changes it only while the instance is stopped.
+    user_data: Option<Result<UserData, ConfigErrors>>,
     tags: Option<Tags>,
+    /// What was loaded last asks for tags, and to read them again.
+    watches_tags: bool,
+    /// The metadata service has said what is not in force yet.
+    has_news: bool,
 }
 
 /// There is no configuration that could be used.
@@ -77,7 +81,8 @@ impl Loader {
         host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
         let imds = endpoint.map(Imds::new).transpose()?;
-        Ok(Self { request, host, imds, user_data: None, tags: None })
+        let (user_data, tags) = (None, None);
+        Ok(Self { request, host, imds, user_data, tags, watches_tags: false, has_news: false })
     }
 
     /// What the program's arguments said.
@@ -107,17 +112,37 @@ impl Loader {
         }
         let mut loaded = self.validated(sources).await?;
         loaded.warnings.splice(..0, warnings);
+        self.watches_tags = loaded.settings.tag_refresh.is_some();
         Ok(loaded)
     }
 
-    /// Whether the tags are others now than when they were loaded last.
-    pub async fn tags_have_changed(&self, limit: Duration) -> Result<bool, ImdsError> {
-        let Some(imds) = &self.imds else { return Ok(false) };
-        match imds.tags(tags::is_for_agent, Instant::now() + limit).await {
-            Ok(tags) => Ok(self.tags.as_ref() != Some(&tags)),
-            // As it was at the start.
-            Err(ImdsError::TagsOff { .. }) if self.tags.as_ref().is_none_or(Tags::is_empty) => Ok(false),
-            Err(trouble) => Err(trouble),
+    /// The metadata service was not to be reached so far, so that something of its may be missing.
+    pub fn awaits_metadata(&self) -> bool {
+        self.imds.is_some() && (self.user_data.is_none() || self.host.platform.instance_id.is_none())
+    }
+
+    /// The metadata service has said what is not in force yet.
+    pub fn has_news(&self) -> bool {
+        self.has_news
+    }
+
+    /// What was loaded last is in force now.
+    pub fn taken_over(&mut self) {
+        self.has_news = false;
+    }
+
+    /// Asks for what is not known yet, and for tags where they are watched.
+    pub async fn look(&mut self, limit: Duration) -> Result<(), ImdsError> {
+        let deadline = Instant::now() + limit;
+        // Once, for it may be long until there is an answer.
+        self.fetch_instance(Limit::once(deadline)).await?;
+        if !self.watches_tags {
+            return Ok(());
+        }
+        match self.fetch_tags(deadline.into()).await? {
+            // There were some, which is not as it was at the start.
+            Some(off) if self.tags.as_ref().is_some_and(|tags| !tags.is_empty()) => Err(off),
+            _ => Ok(()),
         }
     }
 
@@ -128,7 +153,9 @@ impl Loader {
             Err(LoadError::Metadata { trouble, .. }) => trouble,
             done => return done,
         };
-        let nothing_else = local.is_empty() && self.user_data.is_none() && !trouble.may_pass();
+        // Somebody has decided so, and nobody has configured anything.
+        let off = matches!(trouble, ImdsError::Off { .. });
+        let nothing_else = off && local.is_empty() && self.user_data.is_none();
         let without = self.lacks_without(local).await;
         if nothing_else || without == Lack::Nothing {
             return Ok(Some(trouble));
@@ -145,27 +172,44 @@ impl Loader {
 
     /// `Ok(Some(_))`: the metadata holds no tags, though they are wanted.
     async fn fetch(&mut self, local: &Sources, deadline: Instant) -> Result<Option<ImdsError>, LoadError> {
-        let Some(imds) = &self.imds else { return Ok(None) };
-        if self.user_data.is_none() {
-            let raw = imds.user_data(deadline).await?;
-            self.user_data = Some(raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw))?);
-        }
-        if self.host.platform.instance_id.is_none() {
-            self.host.platform.instance_id = Some(imds.instance_id(deadline).await?);
+        self.fetch_instance(deadline.into()).await?;
+        if let Some(Err(mistakes)) = &self.user_data {
+            return Err(mistakes.clone().into());
         }
         if !self.with_user_data(local.clone()).want_tags() {
             return Ok(None);
         }
-        match imds.tags(tags::is_for_agent, deadline).await {
+        Ok(self.fetch_tags(deadline.into()).await?)
+    }
+
+    /// What an instance keeps for as long as it runs, unless it is known.
+    async fn fetch_instance(&mut self, limit: Limit) -> Result<(), ImdsError> {
+        let Some(imds) = &self.imds else { return Ok(()) };
+        if self.user_data.is_none() {
+            let raw = imds.user_data(limit).await?;
+            let read = raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw));
+            self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
+            self.user_data = Some(read);
+        }
+        if self.host.platform.instance_id.is_none() {
+            self.host.platform.instance_id = Some(imds.instance_id(limit).await?);
+        }
+        Ok(())
+    }
+
+    /// `Ok(Some(_))`: the metadata holds no tags.
+    async fn fetch_tags(&mut self, limit: Limit) -> Result<Option<ImdsError>, ImdsError> {
+        let Some(imds) = &self.imds else { return Ok(None) };
+        let tags = match imds.tags(tags::is_for_agent, limit).await {
             Err(off @ ImdsError::TagsOff { .. }) => {
                 self.tags.get_or_insert_default();
-                Ok(Some(off))
+                return Ok(Some(off));
             }
-            tags => {
-                self.tags = Some(tags?);
-                Ok(None)
-            }
-        }
+            tags => tags?,
+        };
+        self.has_news |= self.tags.as_ref() != Some(&tags);
+        self.tags = Some(tags);
+        Ok(None)
     }
 
     /// What is known already may do.
@@ -184,14 +228,14 @@ impl Loader {
     }
 
     fn with_user_data(&self, mut sources: Sources) -> Sources {
-        if let Some(UserData::Configuration(source, fragment)) = &self.user_data {
+        if let Some(Ok(UserData::Configuration(source, fragment))) = &self.user_data {
             sources.add_lowest(source.clone(), (**fragment).clone());
         }
         sources
     }
 
     fn merged(&self, local: Sources, warnings: &mut Vec<String>) -> Result<Sources, ConfigErrors> {
-        if let Some(UserData::Damaged(what)) = &self.user_data {
+        if let Some(Ok(UserData::Damaged(what))) = &self.user_data {
             if local.is_empty() {
                 let place = Place { source: Source::UserData(Form::Unknown), line: None };
                 return Err(ConfigError::of_source(place, format!("is {what}")).into());
@@ -208,9 +252,10 @@ impl Loader {
     }
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
-        let host = self.host.clone();
+        let (host, may_ask) = (self.host.clone(), self.imds.is_some());
         // Looks up users and opens files, which may take its time.
-        let validated = tokio::task::spawn_blocking(move || validate::settings(sources, &host)).await;
+        let validated =
+            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask)).await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
     }
 
@@ -218,7 +263,7 @@ impl Loader {
         let path = self.request.path();
         let file = if path.exists() { "says nothing" } else { "does not exist" };
         let user_data = match (&self.user_data, trouble) {
-            (Some(UserData::Foreign(what)), _) => (*what).to_owned(),
+            (Some(Ok(UserData::Foreign(what))), _) => (*what).to_owned(),
             (_, Some(trouble)) => trouble.to_string(),
             _ if self.host.platform.is_ec2 => "not read, as AWS_EC2_METADATA_DISABLED is true".to_owned(),
             _ => {

@@ -28,6 +28,7 @@ use crate::github::RepoName;
 use crate::mqtt::MqttSettings;
 use crate::refs::RefRules;
 use crate::service::{ManagerChoice, ServiceName};
+use crate::state_dir;
 use crate::topic::TopicPattern;
 use crate::trust::Trust;
 
@@ -171,8 +172,18 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// The state directory that the sources name, even where they are invalid; else systemd's, else the default.
+/// The state directory that the sources on this host name, even where they are invalid; else where the last valid
+/// configuration had it.
 pub fn state_dir(request: &Request) -> PathBuf {
+    named_state_dir(request).unwrap_or_else(|| state_dir::follow(default_state_dir()))
+}
+
+/// Where the state directory is when no source names another. `None`: one on this host does.
+pub fn usual_state_dir(request: &Request) -> Option<PathBuf> {
+    named_state_dir(request).is_none().then(default_state_dir)
+}
+
+fn named_state_dir(request: &Request) -> Option<PathBuf> {
     let sources = source::read(request).ok();
     let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
     let named = named.and_then(|named| values::path(&named.value).ok());
@@ -181,17 +192,11 @@ pub fn state_dir(request: &Request) -> PathBuf {
         let text = file::value_of("state_dir", request.path())?;
         values::path(&fragment::Scalar::Text(text)).ok()
     };
-    let of_unit = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    named
-        .or_else(flag)
-        .or_else(in_invalid_file)
-        .or_else(of_unit)
-        .unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
+    named.or_else(flag).or_else(in_invalid_file)
 }
 
-/// The service manager that the sources name, even where they are invalid in other ways; else whichever runs here.
-pub fn service_manager(request: &Request) -> ManagerChoice {
-    let sources = source::read(request).ok();
-    let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.service_manager));
-    validate::service_manager(&mut checker::Checker::default(), named).unwrap_or_default()
+/// systemd's, else the default.
+fn default_state_dir() -> PathBuf {
+    let of_unit = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    of_unit.unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
 }

@@ -106,6 +106,14 @@ impl Sources {
         self.fragments.is_empty() && self.tagged_apps.is_empty()
     }
 
+    /// The file among them.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.fragments.iter().find_map(|(source, _)| match source {
+            Source::File(path) => Some(&**path),
+            _ => None,
+        })
+    }
+
     /// Adds a source below all others.
     pub(super) fn add_lowest(&mut self, source: Source, fragment: Fragment) {
         self.fragments.push((source, fragment));

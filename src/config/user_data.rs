@@ -2,25 +2,33 @@
 //!
 //! It may hold other people's secrets: no message here repeats a word of it, but for what is under the agent's own key.
 
+mod mime;
+
 use std::fmt;
 use std::io::Read;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::MultiGzDecoder;
-use mail_parser::{MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::file::{self, Limits};
 use super::fragment::{Field, Fragment, Mapping};
 use super::source::{Place, Source};
 
+use mime::Leaf;
+
 /// EC2 takes 16 KB; text shrinks to a tenth at best.
 const MAX_EXPANDED: u64 = 1 << 20;
 /// Where cloud-init looks for the header that makes a MIME message.
 const MIME_HEAD: usize = 4096;
 const OWN_TYPE: (&str, &str) = ("text", "x-instance-agent");
+const CLOUD_TYPE: (&str, &str) = ("text", "cloud-config");
+const PLAIN_TYPE: (&str, &str) = ("text", "plain");
+/// Of the agent's part of a `#cloud-config`.
+const OWN_KEY: &str = "instance_agent";
 
 /// How the configuration stood in the user-data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +153,20 @@ fn is_base64(text: &[u8]) -> bool {
     })
 }
 
-type Parse = fn(&str, &Source) -> Result<Option<Fragment>, ConfigErrors>;
+type Parse = fn(&str, &Source) -> Result<Parsed, ConfigErrors>;
+
+/// What a text holds. A mistake in what is the agent's for certain is an error instead.
+enum Parsed {
+    Nothing,
+    Fields(Box<Fragment>),
+    Unreadable(String),
+}
+
+impl From<Option<Fragment>> for Parsed {
+    fn from(fragment: Option<Fragment>) -> Self {
+        fragment.map_or(Self::Nothing, |fragment| Self::Fields(Box::new(fragment)))
+    }
+}
 
 fn read_yaml(bytes: &[u8], form: Form, parse: Parse) -> Result<UserData, ConfigErrors> {
     let foreign = match form {
@@ -154,20 +175,21 @@ fn read_yaml(bytes: &[u8], form: Form, parse: Parse) -> Result<UserData, ConfigE
     };
     let source = Source::UserData(form);
     let Ok(text) = std::str::from_utf8(bytes) else { return Ok(UserData::Damaged(not_utf8(&source))) };
-    let fragment = parse(text, &source)?;
-    Ok(fragment.map_or(UserData::Foreign(foreign), |it| UserData::Configuration(source, Box::new(it))))
+    Ok(match parse(text, &source)? {
+        Parsed::Nothing => UserData::Foreign(foreign),
+        Parsed::Fields(fragment) => UserData::Configuration(source, fragment),
+        Parsed::Unreadable(problem) => UserData::Damaged(problem),
+    })
 }
 
 fn not_utf8(source: &Source) -> String {
     format!("not UTF-8 text, but {source} must be")
 }
 
-fn document(text: &str, source: &Source) -> Result<Option<Fragment>, ConfigErrors> {
-    file::fields(
-        file::document(text, source, Limits::USER_DATA)?,
-        &Place { source: source.clone(), line: None },
-        None,
-    )
+fn document(text: &str, source: &Source) -> Result<Parsed, ConfigErrors> {
+    let document = file::document(text, source, Limits::USER_DATA)?;
+    let fragment = file::fields(document, &Place { source: source.clone(), line: None }, None)?;
+    Ok(fragment.into())
 }
 
 /// The rest of the document is cloud-init's.
@@ -177,79 +199,117 @@ struct CloudConfig {
     instance_agent: Field<Mapping<Fragment>>,
 }
 
-fn cloud_config(text: &str, source: &Source) -> Result<Option<Fragment>, ConfigErrors> {
+fn cloud_config(text: &str, source: &Source) -> Result<Parsed, ConfigErrors> {
     // What does not concern the agent is not even parsed: its mistakes are cloud-init's to report.
-    if !text.contains("instance_agent") {
-        return Ok(None);
+    if !text.contains(OWN_KEY) {
+        return Ok(Parsed::Nothing);
     }
+    let mistakes = match fields_of(text, source) {
+        Ok(fragment) => return Ok(fragment.into()),
+        Err(mistakes) => mistakes,
+    };
+    // The mistake is the agent's where the document is right as YAML.
+    if file::document::<IgnoredAny>(text, source, Limits::USER_DATA).is_ok() {
+        return Err(mistakes);
+    }
+    let Some(own) = OwnLines::of(text) else {
+        return Ok(Parsed::Unreadable(format!("a #cloud-config with {OWN_KEY} in it, but {mistakes}")));
+    };
+    if mistakes.iter().all(|mistake| own.have(mistake)) {
+        return Err(mistakes);
+    }
+    // It is in what is not the agent's, which hides nothing of its own.
+    Ok(fields_of(&own.alone(), source)?.into())
+}
+
+fn fields_of(text: &str, source: &Source) -> Result<Option<Fragment>, ConfigErrors> {
     let document = file::document::<CloudConfig>(text, source, Limits::USER_DATA)?;
     let Some(field) = document.and_then(|document| document.instance_agent) else { return Ok(None) };
     let place = Place::of(source, &field);
-    file::fields(Some(field.value), &place, Some("instance_agent"))
+    file::fields(Some(field.value), &place, Some(OWN_KEY))
+}
+
+/// `instance_agent:` at the top level of a `#cloud-config`, and all below it.
+struct OwnLines<'t> {
+    /// Lines before it.
+    before: usize,
+    lines: Vec<&'t str>,
+}
+
+impl<'t> OwnLines<'t> {
+    /// `None`: it does not stand at the beginning of a line, as in `{instance_agent: …}`.
+    fn of(text: &'t str) -> Option<Self> {
+        let keys: Vec<usize> =
+            (0..).zip(text.lines()).filter(|(_, line)| is_own_key(line)).map(|it| it.0).collect();
+        // Given twice is a mistake in what is the agent's, so all from the first to the last is.
+        let (before, last) = (*keys.first()?, *keys.last()?);
+        let below = text.lines().skip(last + 1).take_while(|line| is_below(line)).count();
+        let lines = text.lines().take(last + 1 + below).skip(before).collect();
+        Some(Self { before, lines })
+    }
+
+    fn have(&self, mistake: &ConfigError) -> bool {
+        let line = mistake.place().line.and_then(|line| usize::try_from(line).ok());
+        line.is_some_and(|line| line > self.before && line <= self.before + self.lines.len())
+    }
+
+    /// With as many empty lines before, so that mistakes name their lines.
+    fn alone(&self) -> String {
+        "\n".repeat(self.before) + &self.lines.join("\n")
+    }
+}
+
+fn is_own_key(line: &str) -> bool {
+    line.strip_prefix(OWN_KEY).is_some_and(|rest| rest.trim_start().starts_with(':'))
+}
+
+/// A line of the value of the key above: indented, but for items of a list and the end of a flow mapping.
+fn is_below(line: &str) -> bool {
+    let line = line.trim_end();
+    line.is_empty() || line == "-" || line.starts_with("- ") || line.starts_with([' ', '\t', '#', '}', ']'])
 }
 
 fn read_mime(bytes: &[u8]) -> Result<UserData, ConfigErrors> {
-    let Some(message) = MessageParser::new().with_mime_headers().parse(bytes) else {
-        return Ok(UserData::Damaged("a MIME message that cannot be read".to_owned()));
+    let leaves = match mime::leaves(bytes.trim_ascii_start()) {
+        Ok(leaves) => leaves,
+        Err(problem) => return Ok(UserData::Damaged(problem)),
     };
-    if let Some(problem) = message.parts.iter().find_map(|part| cut_off(part, bytes)) {
-        return Ok(UserData::Damaged(problem.to_owned()));
-    }
-    let leaves = message.parts.iter().filter(|part| !matches!(part.body, PartType::Multipart(_)));
-    let mut found = None;
-    for (i, part) in leaves.enumerate() {
-        match (read_part(part, Form::MimePart(i + 1))?, &found) {
-            (UserData::Foreign(_), _) => {}
-            (damaged @ UserData::Damaged(_), _) => return Ok(damaged),
-            (UserData::Configuration(source, _), Some(UserData::Configuration(first, _))) => {
+    let mut found = UserData::Foreign(
+        "a MIME message without a part of type text/x-instance-agent or a #cloud-config with instance_agent:",
+    );
+    for (i, leaf) in leaves.iter().enumerate() {
+        match (read_part(leaf, Form::MimePart(i + 1))?, &found) {
+            (UserData::Configuration(source, _), UserData::Configuration(first, _)) => {
                 let problem = format!("is a second configuration beside {first}: keep one");
                 return Err(ConfigError::of_source(Place { source, line: None }, problem).into());
             }
-            (configuration, _) => found = Some(configuration),
+            (damaged @ UserData::Damaged(_), _) if leaf.is(OWN_TYPE) => return Ok(damaged),
+            (found_here @ UserData::Configuration(..), _)
+            | (found_here @ UserData::Damaged(_), UserData::Foreign(_)) => found = found_here,
+            _ => {}
         }
     }
-    Ok(found.unwrap_or(UserData::Foreign(
-        "a MIME message without a part of type text/x-instance-agent or a #cloud-config with instance_agent:",
-    )))
+    Ok(found)
 }
 
-/// The parser takes what is there; a configuration must not be taken for all when it is not.
-fn cut_off(part: &MessagePart, message: &[u8]) -> Option<&'static str> {
-    let (PartType::Multipart(_), Some(kind)) = (&part.body, part.content_type()) else {
-        let multipart =
-            part.content_type().is_some_and(|kind| kind.ctype().eq_ignore_ascii_case("multipart"));
-        return multipart.then_some("a MIME multipart without any part: it is cut off");
+fn read_part(leaf: &Leaf<'_>, form: Form) -> Result<UserData, ConfigErrors> {
+    let is_own = leaf.is(OWN_TYPE);
+    if !is_own && !leaf.is(CLOUD_TYPE) && !leaf.is(PLAIN_TYPE) {
+        return Ok(UserData::Foreign("another part"));
+    }
+    let Some(text) = leaf.text() else {
+        let damaged = UserData::Damaged(not_utf8(&Source::UserData(form)));
+        return Ok(if is_own { damaged } else { UserData::Foreign("another part") });
     };
-    let end = format!("--{}--", kind.attribute("boundary").unwrap_or_default());
-    let closed = message.windows(end.len()).any(|window| window == end.as_bytes());
-    (!closed).then_some("a MIME multipart without its closing boundary: it is cut off")
-}
-
-fn read_part(part: &MessagePart, form: Form) -> Result<UserData, ConfigErrors> {
-    let kind = part
-        .content_type()
-        .map(|it| (it.ctype().to_lowercase(), it.subtype().unwrap_or_default().to_lowercase()));
-    let kind = kind.as_ref().map_or(("text", "plain"), |(kind, subtype)| (kind, subtype));
-    let body = part.contents();
-    let start = Kind::of(body);
-    let parse: Parse = match kind {
-        OWN_TYPE => document,
-        ("text", "plain") if start == Kind::Document => document,
-        ("text", "cloud-config") => cloud_config,
-        ("text", "plain") if start == Kind::CloudConfig => cloud_config,
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let parse: Parse = match Kind::of(text.as_bytes()) {
+        _ if is_own => document,
+        _ if leaf.is(CLOUD_TYPE) => cloud_config,
+        Kind::Document => document,
+        Kind::CloudConfig => cloud_config,
         _ => return Ok(UserData::Foreign("another part")),
     };
-    let source = Source::UserData(form.clone());
-    // The parser puts this sign where a character cannot be decoded.
-    if part.is_encoding_problem || String::from_utf8_lossy(body).contains('\u{fffd}') {
-        let ours = kind == OWN_TYPE;
-        return Ok(if ours {
-            UserData::Damaged(not_utf8(&source))
-        } else {
-            UserData::Foreign("another part")
-        });
-    }
-    read_yaml(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body), form, parse)
+    read_yaml(text.as_bytes(), form, parse)
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
 pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
-pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
+/// `may_ask`: there is a metadata service, and it may be asked.
+pub(super) fn settings(mut sources: Sources, host: &Host, may_ask: bool) -> Result<Loaded, ConfigErrors> {
     let mut checker = Checker::default();
     let misplaced: Vec<_> = sources.misplaced().collect();
     for (key, what) in &misplaced {
@@ -59,7 +60,7 @@ pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, Conf
     );
     let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
     let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
-    let tags = tags(&mut checker, &mut sources, host);
+    let tags = tags(&mut checker, &mut sources, host, may_ask);
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), (host, tags.are_read));
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
         mqtt,
@@ -84,17 +85,20 @@ struct TagSettings {
     refresh: Option<Duration>,
 }
 
-fn tags(checker: &mut Checker, sources: &mut Sources, host: &Host) -> TagSettings {
+fn tags(checker: &mut Checker, sources: &mut Sources, host: &Host, may_ask: bool) -> TagSettings {
     let field = sources.take_ec2(|f| &mut f.tags);
     let place = field.as_ref().map(|field| field.place.clone());
     let wanted = checker.or_default("ec2.tags", field, (false, "false"), values::boolean);
     let refresh = sources.take_ec2(|f| &mut f.refresh);
     let refresh = checker.or_default("ec2.refresh", refresh, (60 * SECOND, "1m"), refresh_pause);
-    let are_read = wanted && host.platform.is_ec2;
+    let are_read = wanted && may_ask;
     if let (true, false, Some(place)) = (wanted, are_read, place) {
-        checker.warnings.push(format!(
-            "{place}: ec2.tags: this does not look like an EC2 instance, so no tags are read; if it is one, pass --ec2"
-        ));
+        let why = if host.platform.is_ec2 {
+            "no tags are read, as AWS_EC2_METADATA_DISABLED is true: unset it, or do without tags"
+        } else {
+            "this does not look like an EC2 instance, so no tags are read; if it is one, pass --ec2"
+        };
+        checker.warnings.push(format!("{place}: ec2.tags: {why}"));
     }
     TagSettings { are_read, refresh: Some(refresh).filter(|pause| are_read && !pause.is_zero()) }
 }
@@ -201,15 +205,17 @@ fn usable_file(
 
 fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) -> Option<TlsSettings> {
     let mut any = None;
-    let mut file = |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, check| {
-        let placed = sources.take_mqtt(field);
-        let place = placed.as_ref().map(|placed| placed.place.clone());
-        any = any.take().or_else(|| place.clone().map(|place| (key, place)));
-        (checker.optional(key, placed, |path| usable_file(path, key, check)), place)
-    };
-    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, mqtt::check_ca_file);
-    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, mqtt::check_cert_file);
-    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, mqtt::check_key_file);
+    let mut file =
+        |key, field: fn(&mut MqttFragment) -> &mut super::fragment::Field<Scalar>, absent, check| {
+            let placed = sources.take_mqtt(field);
+            let place = placed.as_ref().map(|placed| placed.place.clone());
+            any = any.take().or_else(|| place.clone().map(|place| (key, place)));
+            (checker.optional_or(key, placed, absent, |path| usable_file(path, key, check)), place)
+        };
+    let roots = if url.is_some_and(|url| url.tls) { "the system's roots" } else { "none" };
+    let (ca_file, _) = file("mqtt.ca_file", |f| &mut f.ca_file, roots, mqtt::check_ca_file);
+    let (cert_file, cert_place) = file("mqtt.cert_file", |f| &mut f.cert_file, "none", mqtt::check_cert_file);
+    let (key_file, key_place) = file("mqtt.key_file", |f| &mut f.key_file, "none", mqtt::check_key_file);
     match (cert_place, key_place) {
         (Some(place), None) => checker.error(&place, "mqtt.cert_file", "needs mqtt.key_file beside it"),
         (None, Some(place)) => checker.error(&place, "mqtt.key_file", "needs mqtt.cert_file beside it"),
@@ -218,7 +224,7 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
     }
     let alpn = sources.take_mqtt(|f| &mut f.alpn);
     any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
-    let alpn = checker.optional("mqtt.alpn", alpn, values::text);
+    let alpn = checker.optional_or("mqtt.alpn", alpn, "none", values::text);
     match (url, any) {
         (Some(BrokerUrl { tls: false, .. }), Some((key, place))) => {
             checker.error(&place, key, "needs a broker with TLS: mqtt.url must begin with mqtts://");

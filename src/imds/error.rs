@@ -15,16 +15,23 @@ pub enum ImdsError {
         /// What was given.
         endpoint: String,
     },
-    /// It is switched off for this instance, or for this user.
+    /// Somebody has switched it off for this instance.
     #[error(
-        "the instance metadata service is off: {url} answers {answer}; switch it on (HttpEndpoint=enabled), let this \
-         user reach it, or do without its user-data and tags"
+        "the instance metadata service is off: {url} answers 403 Forbidden; switch it on (HttpEndpoint=enabled), or do \
+         without its user-data and tags"
     )]
     Off {
         /// What was asked for.
         url: String,
-        /// `403 Forbidden`, or that the connection was refused.
-        answer: String,
+    },
+    /// Nobody is there who would answer, or a firewall answers for the service.
+    #[error(
+        "the instance metadata service is off, or not there yet: {url} refuses the connection; let this user reach it \
+         through the firewall of this host, or do without its user-data and tags"
+    )]
+    Refused {
+        /// What was asked for.
+        url: String,
     },
     /// No answer at all.
     #[error(
@@ -73,7 +80,7 @@ impl ImdsError {
     /// Nobody has to do anything about it: asking again may help.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Silent { .. } | Self::Unreachable { .. } => true,
+            Self::Refused { .. } | Self::Silent { .. } | Self::Unreachable { .. } => true,
             Self::Status { status, .. } => {
                 *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
             }
@@ -83,7 +90,7 @@ impl ImdsError {
 
     pub(super) fn of_status(url: &str, status: StatusCode) -> Self {
         if status == StatusCode::FORBIDDEN {
-            return Self::Off { url: url.to_owned(), answer: status.to_string() };
+            return Self::Off { url: url.to_owned() };
         }
         Self::Status { url: url.to_owned(), status }
     }
@@ -96,7 +103,7 @@ impl ImdsError {
         if error.is_timeout() {
             Self::Silent { url }
         } else if refused {
-            Self::Off { url, answer: "with a refused connection".to_owned() }
+            Self::Refused { url }
         } else {
             // The last cause says it best; the others repeat the URL.
             let cause = causes(error).last().map_or_else(|| error.to_string(), ToString::to_string);

@@ -8,10 +8,12 @@ use rumqttc::{TlsConfiguration, Transport};
 use rustls::ClientConfig;
 use tokio_util::bytes::Bytes;
 
+use super::exposure::exposed_files;
 use super::failure::Failure;
 use super::publish::Outgoing;
 use super::settings::{MqttSettings, Protocol};
 use super::{tls, v4, v5};
+use crate::exposure::Exposed;
 
 /// How many requests the library takes before it has sent any.
 pub(super) const REQUESTS: usize = 64;
@@ -73,6 +75,8 @@ impl Publish {
 pub(super) struct Access {
     tls: Option<Arc<ClientConfig>>,
     password: String,
+    /// The files among them that others can read or change.
+    pub(super) exposed: Vec<Exposed>,
 }
 
 impl Access {
@@ -82,6 +86,7 @@ impl Access {
         Ok(Self {
             tls: tls.map_err(|error| Failure::File(error.to_string()))?,
             password: password(settings)?,
+            exposed: exposed_files(settings),
         })
     }
 

@@ -11,6 +11,7 @@
 
 mod backoff;
 mod complaints;
+mod exposure;
 mod failure;
 mod files;
 mod link;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use exposure::{exposed_files, in_the_clear};
 pub(crate) use files::{check_ca_file, check_cert_file, check_key_file, check_pair, check_password_file};
 pub use message::{Ack, Message, Payload};
 pub use publish::{Outgoing, PublishError, Reception, publish};
@@ -42,6 +44,7 @@ pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
 use subscriptions::Subscriptions;
 use task::Core;
 
+use crate::exposure::Known;
 use crate::throttle::Throttle;
 
 /// How the connection is doing.
@@ -146,6 +149,7 @@ pub fn start(
         has_session,
         qos0_warned: false,
         oversize_warnings: Throttle::new(),
+        exposed: Known::default(),
     };
     let task = tokio::spawn(task::run(core));
     let handle =

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::failure::Failure;
 use super::link::{self, Access, Answer, Client, Event, Link};
 use super::settings::MqttSettings;
+use crate::tail::clean;
 
 /// How long the connection's end may take once the broker has answered.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -166,7 +167,7 @@ impl Publisher<'_> {
     fn failed(&self, failure: &Failure) -> PublishError {
         let reason = match (self.stage, failure) {
             (Stage::Sent, Failure::Closed) => "closed".to_owned(),
-            (Stage::Sent, Failure::Network(reason)) => reason.clone(),
+            (Stage::Sent, Failure::Network(reason)) => clean(reason),
             (stage, failure) => {
                 return PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent));
             }

@@ -25,6 +25,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// How many filters the log names.
 const FILTERS_NAMED: usize = 10;
+/// More user properties than any webhook has headers: each takes far more memory than its share of the queue.
+const MAX_PROPERTIES: usize = 100;
 /// Payloads up to here are copied, for a slice keeps the library's whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
 
@@ -299,15 +301,7 @@ impl Session<'_> {
     }
 
     fn wanted(&mut self, topic: String, publish: Publish) {
-        let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
-        if size > limit {
-            // Anybody who may publish could otherwise fill the log.
-            if let Some(unsaid) = self.core.oversize_warnings.pass((), Instant::now()) {
-                warn!(
-                    topic,
-                    size, limit, unsaid, "message dropped: its payload is larger than mqtt.max_payload"
-                );
-            }
+        if self.is_too_large(&topic, &publish) {
             self.acknowledge(publish.packet_id);
             return;
         }
@@ -322,6 +316,28 @@ impl Session<'_> {
             Some(share) => self.enqueue(topic, publish, share),
             None => self.turn_away(&publish),
         }
+    }
+
+    /// Says so, but not for each: anybody who may publish could otherwise fill the log.
+    fn is_too_large(&mut self, topic: &str, publish: &Publish) -> bool {
+        let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
+        let properties = publish.headers.len();
+        if size <= limit && properties <= MAX_PROPERTIES {
+            return false;
+        }
+        let Some(unsaid) = self.core.oversize_warnings.pass((), Instant::now()) else { return true };
+        if size > limit {
+            warn!(topic, size, limit, unsaid, "message dropped: its payload is larger than mqtt.max_payload");
+        } else {
+            warn!(
+                topic,
+                properties,
+                limit = MAX_PROPERTIES,
+                unsaid,
+                "message dropped: no webhook has so many headers as this has user properties"
+            );
+        }
+        true
     }
 
     fn enqueue(&mut self, topic: String, publish: Publish, share: Share) {

@@ -19,6 +19,7 @@ use super::queue::Intake;
 use super::session::{self, End, Ended};
 use super::settings::{Interest, MqttSettings};
 use super::subscriptions::Subscriptions;
+use crate::exposure::Known;
 use crate::throttle::Throttle;
 
 /// After so many oversize packets in a row the session is given up: the broker would send them for ever.
@@ -50,6 +51,8 @@ pub(super) struct Core {
     pub(super) has_session: bool,
     pub(super) qos0_warned: bool,
     pub(super) oversize_warnings: Throttle<()>,
+    /// The files that others could read when they were read last.
+    pub(super) exposed: Known,
 }
 
 impl Core {
@@ -114,7 +117,12 @@ async fn connect(core: &mut Core, clean: bool) -> Ended {
         () = core.shutdown.cancelled() => return Ended { why: End::Stopped, connected_at: None },
     };
     match access {
-        Ok(Ok(access)) => session::run(core, &access, clean).await,
+        Ok(Ok(access)) => {
+            for file in core.exposed.news(&access.exposed) {
+                warn!("{file}");
+            }
+            session::run(core, &access, clean).await
+        }
         Ok(Err(failure)) => Ended { why: End::Failed(failure), connected_at: None },
         Err(_) => Ended {
             why: End::Failed(Failure::Network(

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::push::Other;
 use crate::refs::{Branches, RefRules};
+use crate::signature::Secrets;
 use crate::trust::Trust;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -132,6 +133,30 @@ fn deletions_and_other_events_deploy_nothing() {
     assert_eq!(route(topic, &ping), Routed::Ignored(Ignored::NotAPush(Other::Shape)));
     let junk = router().route(topic, Headers::default(), b"junk", NOW);
     assert!(matches!(junk, Routed::Rejected(Rejected::Undecodable(_))));
+}
+
+/// The header is not covered by GitHub's signature: whoever forges a message could hide it behind another event.
+#[test]
+fn another_event_is_ignored_only_if_it_is_signed() {
+    let secrets = Secrets::parse(b"sesame").unwrap();
+    let body = br#"{"zen": "Keep it logically awesome."}"#;
+    let signatures = [
+        (None, "unsigned"),
+        (Some("sha256=00".to_owned()), "forged"),
+        (Some(secrets.first().sign(b"another body")), "forged"),
+        (Some(secrets.first().sign(body)), "ignored"),
+    ];
+    let router = trusting(Trust { secrets: Some(secrets), ..Trust::default() });
+    for (signature, expected) in signatures {
+        let signature = signature.as_deref().map(|it| ("X-Hub-Signature-256", it));
+        let headers = Headers::from_pairs([("X-GitHub-Event", "ping")].into_iter().chain(signature)).unwrap();
+        let became = match router.route("github/2lemetry/Web", headers, body, NOW) {
+            Routed::Rejected(why) => why.kind(),
+            Routed::Ignored(Ignored::NotAPush(Other::Event)) => "ignored",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(became, expected, "{signature:?}");
+    }
 }
 
 #[test]

@@ -10,10 +10,9 @@ use serde_json::Value;
 
 use crate::support::Mosquitto;
 use crate::support::agent::{Agent, Instance};
+use crate::support::apps::API;
 use crate::support::imds::{INSTANCE_ID, Imds, Trouble};
 use crate::support::payload::Push;
-
-pub(crate) const API: &str = "apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]";
 
 /// Makes a command ask this metadata service; a proxy is none of its business.
 pub(crate) fn on_ec2<'c>(command: &'c mut Command, imds: &Imds) -> &'c mut Command {
@@ -37,7 +36,7 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn start(instance: &Instance, imds: &Imds) -> Agent {
+pub(crate) fn start(instance: &Instance, imds: &Imds) -> Agent {
     instance.start_without_file(|command| {
         on_ec2(command, imds);
     })
@@ -48,7 +47,7 @@ fn check(imds: &Imds, arguments: &[&str]) -> Output {
     on_ec2(command.env_clear().arg("check"), imds).args(arguments).output().unwrap()
 }
 
-fn publish(broker: &Mosquitto, repo: &str, branch: &str, digit: char) {
+pub(crate) fn publish(broker: &Mosquitto, repo: &str, branch: &str, digit: char) {
     let push = Push::new(repo, digit).to(branch);
     broker.publish(&push.topic(), &push.bytes());
 }
@@ -175,10 +174,18 @@ fn memory_with(broker: &Mosquitto, user_data: Vec<u8>) -> u64 {
 fn hostile_user_data_takes_no_memory() {
     let broker = Mosquitto::start();
     let usual = memory_with(&broker, b"#!/bin/sh\n".to_vec());
-    let expanding = format!("#cloud-config\n{}", "- [a, b]\n".repeat(100_000));
-    let deep =
-        format!("MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n{}", "--x\n\n".repeat(3000));
-    for hostile in [gzip(&" ".repeat(10 << 20)), gzip(&expanding), deep.into_bytes(), noise(1)] {
+    let head = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n";
+    let deep = format!("{head}{}", "--x\n\n".repeat(3000));
+    let expanding = [
+        " ".repeat(10 << 20),
+        format!("#cloud-config\n{}", "- [a, b]\n".repeat(100_000)),
+        format!("#cloud-config\ninstance_agent: {{}}\nx: \"{}\"\n", "\\x41".repeat(200_000)),
+        format!("{head}{}", "--x\nContent-Type: multipart/mixed; boundary=y\n\n".repeat(20_000)),
+        format!("{head}{}", "--x\nContent-Type: message/rfc822\n\n".repeat(25_000)),
+        format!("MIME-Version: 1.0\n{}\n", "Content-Type: a/b; c=d\n".repeat(40_000)),
+    ];
+    let small = [deep.into_bytes(), noise(1)];
+    for hostile in expanding.iter().map(|text| gzip(text)).chain(small) {
         assert!(hostile.len() <= 16 * 1024, "{}", hostile.len());
         let most = memory_with(&broker, hostile);
         assert!(most < usual + 10 * 1024, "{most} KiB, but usually {usual} KiB");

@@ -1,5 +1,6 @@
 //! The client of the metadata service.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use instance_agent::imds::{Imds as Client, ImdsError, Tags};
@@ -106,9 +107,29 @@ async fn a_service_that_is_off_is_not_asked_again() {
     assert!(off.to_string().contains("is off") && off.to_string().contains("403"), "{off}");
     assert!(!off.may_pass());
     assert_eq!(imds.state().requests.len(), 1);
-    let nobody = Client::new(&format!("http://127.0.0.1:{}", free_port())).unwrap();
-    let refused = trouble(&nobody, LONG).await;
-    assert!(refused.to_string().contains("is off") && refused.to_string().contains("refused"), "{refused}");
+}
+
+/// As it is where a firewall is set up before, or the service after the agent.
+#[tokio::test]
+async fn a_service_that_refuses_connections_is_asked_until_it_does_not() {
+    let port = free_port();
+    let client = Client::new(&format!("http://127.0.0.1:{port}")).unwrap();
+    let refused = trouble(&client, Duration::from_millis(300)).await;
+    assert!(refused.may_pass(), "{refused}");
+    assert!(refused.to_string().contains("is off") && refused.to_string().contains("refuses"), "{refused}");
+    let (answer, imds) = tokio::join!(client.user_data(soon()), async {
+        // The client has been refused once when this goes on.
+        tokio::task::yield_now().await;
+        Imds::on(TcpListener::bind(("127.0.0.1", port)).unwrap())
+    });
+    assert_eq!(answer, Ok(None));
+    assert_eq!(imds.requests("user-data"), 1);
+}
+
+#[tokio::test]
+async fn the_service_may_be_at_an_address_of_version_6() {
+    let imds = Imds::on(TcpListener::bind(("::1", 0)).unwrap());
+    assert_eq!(client(&imds).instance_id(soon()).await.unwrap().as_str(), INSTANCE_ID);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use instance_agent::config::{Flags, Host, LoadError, Loaded, Loader, Request};
 use instance_agent::ec2::Platform;
 use tempfile::TempDir;
 
+use crate::support::free_port;
 use crate::support::imds::{INSTANCE_ID, Imds, Trouble};
 
 const APPS: &str = "apps: [{repo: acme/api, service: api}]\n";
@@ -83,6 +84,15 @@ async fn the_metadata_service_may_be_disabled() {
     assert_eq!(loaded.settings.mqtt.client_id, "instance-agent-i-1a2b3c4d");
     let nothing = Case::new(nitro()).loader(None).load(LIMIT).await.unwrap_err();
     assert!(nothing.to_string().contains("AWS_EC2_METADATA_DISABLED is true"), "{nothing}");
+    // No tag will ever come, which must not look like waiting for one.
+    let tags = Case::new(nitro()).file("mqtt: {url: mqtt://localhost}\nec2: {tags: true}\n");
+    let no_apps = tags.loader(None).load(LIMIT).await.unwrap_err().to_string();
+    assert!(no_apps.contains("apps: is missing"), "{no_apps}");
+    let tags = Case::new(nitro()).file(&format!("{COMPLETE}ec2: {{tags: true}}\n"));
+    let loaded = tags.loader(None).load(LIMIT).await.unwrap();
+    let warning = "config.yaml:3: ec2.tags: no tags are read, as AWS_EC2_METADATA_DISABLED is true";
+    assert!(loaded.warnings.iter().any(|it| it.contains(warning)), "{:?}", loaded.warnings);
+    assert_eq!(loaded.settings.tag_refresh, None);
 }
 
 #[tokio::test]
@@ -178,10 +188,77 @@ async fn a_host_that_cannot_waits_and_then_says_what_is_missing() {
     let error = Case::new(nitro()).file(&tags).load(&imds).await.unwrap_err();
     assert!(matches!(error, LoadError::Metadata { without: None, .. }), "{error:?}");
     assert!(matches!(Case::new(nitro()).load(&imds).await.unwrap_err(), LoadError::Metadata { .. }));
+}
+
+#[tokio::test]
+async fn what_was_switched_off_on_purpose_is_no_configuration_and_anything_else_is_trouble() {
+    let imds = Imds::start();
     imds.state().trouble = Some(Trouble::Status(403));
     let nothing = Case::new(nitro()).load(&imds).await.unwrap_err();
     assert!(matches!(nothing, LoadError::Unconfigured(_)), "{nothing:?}");
     assert!(nothing.to_string().contains("user-data: the instance metadata service is off"), "{nothing}");
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let begun = Instant::now();
+    let refused = Case::new(nitro()).loader(Some(&nobody)).load(LIMIT).await.unwrap_err();
+    let LoadError::Metadata { trouble, .. } = &refused else { panic!("{refused:?}") };
+    assert!(trouble.may_pass() && begun.elapsed() > LIMIT / 2, "{:?}", begun.elapsed());
+    imds.state().trouble = Some(Trouble::Status(418));
+    let odd = Case::new(nitro()).load(&imds).await.unwrap_err();
+    assert!(matches!(odd, LoadError::Metadata { .. }), "{odd:?}");
+}
+
+#[tokio::test]
+async fn what_was_not_answered_is_asked_for_until_it_is() {
+    let imds = Imds::with_user_data("#instance-agent\nmax_parallel: 7\n");
+    imds.state().trouble = Some(Trouble::Status(403));
+    let case = Case::new(nitro()).file(COMPLETE);
+    let mut loader = case.loader(Some(&imds.endpoint()));
+    loader.load(LIMIT).await.unwrap();
+    // One question each time, for it may be long until there is an answer.
+    for trouble in [Trouble::Status(403), Trouble::Status(503), Trouble::Closed] {
+        imds.state().trouble = Some(trouble);
+        let asked = imds.state().requests.len();
+        assert!(loader.look(LIMIT).await.is_err() && loader.awaits_metadata() && !loader.has_news());
+        assert_eq!(imds.state().requests.len(), asked + 1, "{trouble:?}");
+    }
+    imds.state().trouble = None;
+    loader.look(LIMIT).await.unwrap();
+    assert!(!loader.awaits_metadata() && loader.has_news());
+    assert_eq!(loader.load(LIMIT).await.unwrap().settings.max_parallel, 7);
+    loader.taken_over();
+    loader.look(LIMIT).await.unwrap();
+    assert!(!loader.has_news());
+    assert_eq!(imds.requests("user-data"), 1);
+}
+
+#[tokio::test]
+async fn tags_are_news_until_a_configuration_with_them_is_in_force() {
+    let imds = Imds::start();
+    imds.tag(&[]);
+    let case = Case::new(nitro()).file(&format!("{COMPLETE}ec2: {{tags: true}}\n"));
+    let mut loader = case.loader(Some(&imds.endpoint()));
+    loader.load(LIMIT).await.unwrap();
+    loader.taken_over();
+    imds.tag(&[("instance-agent:app:web", "acme/web=nginx")]);
+    std::fs::write(case.path(), format!("{COMPLETE}ec2: {{tags: true}}\nmax_parallel: 0\n")).unwrap();
+    loader.load(LIMIT).await.unwrap_err();
+    assert!(loader.has_news());
+    loader.look(LIMIT).await.unwrap();
+    assert!(loader.has_news(), "what was read once is still not in force");
+    std::fs::write(case.path(), format!("{COMPLETE}ec2: {{tags: true}}\n")).unwrap();
+    assert_eq!(names(&loader.load(LIMIT).await.unwrap()), ["api", "web"]);
+}
+
+#[tokio::test]
+async fn a_broken_cloud_config_of_others_is_no_error_beside_a_file() {
+    let broken = "#cloud-config\nruncmd: [instance_agent]\nhunter2: 1\nhunter2: 2\n";
+    let imds = Imds::with_user_data(broken);
+    let loaded = Case::new(nitro()).file(COMPLETE).load(&imds).await.unwrap();
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.starts_with("user-data is not used: it is a #cloud-config"), "{warning}");
+    let alone = Case::new(nitro()).load(&imds).await.unwrap_err().to_string();
+    assert!(alone.starts_with("user-data: is a #cloud-config with instance_agent in it, but"), "{alone}");
+    assert!(!alone.contains("hunter2") && !warning.contains("hunter2"), "{alone}\n{warning}");
 }
 
 #[tokio::test]

@@ -2,27 +2,15 @@
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{cloud_config, on_ec2};
+use crate::agent::{cloud_config, publish, start};
 use crate::support::Mosquitto;
-use crate::support::agent::{Agent, Instance};
+use crate::support::agent::Instance;
 use crate::support::imds::{Imds, Trouble};
-use crate::support::payload::Push;
 
 const TAGS: &str = "tags/instance";
 const TAGGED: &str = "ec2: {tags: true, refresh: 1s}\n";
 const PER_ENVIRONMENT: &str = "ec2: {tags: true, refresh: 1s}\nenvironment: demo\n\
     apps: [{repo: acme/api, service: api, branch: {demo: demo, production: main}, settle: 0s}]";
-
-fn start(instance: &Instance, imds: &Imds) -> Agent {
-    instance.start_without_file(|command| {
-        on_ec2(command, imds);
-    })
-}
-
-fn publish(broker: &Mosquitto, repo: &str, branch: &str, digit: char) {
-    let push = Push::new(repo, digit).to(branch);
-    broker.publish(&push.topic(), &push.bytes());
-}
 
 #[test]
 fn retagging_takes_effect_without_a_restart() {

@@ -12,33 +12,12 @@ mod told;
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::agent::{Agent, Instance, eventually};
+use support::apps::{API, API_AND_WEB, ON_OUTCOME, STEPS, WEB};
 use support::payload::{Push, commit};
 use support::{Mosquitto, PATIENCE};
-
-const API: &str = "apps: [{repo: acme/api, service: api, branch: main, settle: 0s}]";
-const WEB: &str = "apps: [{repo: acme/web, service: web, branch: main, settle: 0s}]";
-const API_AND_WEB: &str = "
-apps:
-- {repo: acme/api, service: api, branch: main, settle: 0s}
-- {repo: acme/web, service: web, branch: main, settle: 0s}
-";
-const STEPS: &str = r#"
-apps:
-- repo: acme/api
-  service: api
-  branch: main
-  prepare: {command: ["{dir}/do", prepare, api], dir: "{dir}"}
-  update: {command: ["{dir}/do", update, api], dir: "{dir}"}
-  check: {command: ["{dir}/do", check, api], dir: "{dir}"}
-  settle: 0s
-- {repo: acme/web, service: web, branch: main, settle: 0s}
-"#;
-
-const ON_OUTCOME: &str = r#"
-on_outcome: {command: ["{dir}/do", outcome, all], dir: "{dir}"}
-"#;
 
 fn debugging(instance: &Instance) -> Agent {
     let agent = instance.start_with(|command| {

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::program;
 use crate::{example, holds};
 
 /// The statement of a policy that allows an action.
@@ -60,13 +61,8 @@ fn checked() -> String {
     let text = format!("{}{manager}\n", text.replace(": /etc/instance-agent/", &format!(": {there}/")));
     let path = directory.path().join("config.yaml");
     fs::write(&path, text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_instance-agent"))
-        .args(["check", "--config"])
-        .arg(&path)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .output()
-        .unwrap();
+    let arguments = ["check", "--config", path.to_str().unwrap()];
+    let output = program::run(&arguments, &[("PATH", "/usr/bin:/bin")], b"");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

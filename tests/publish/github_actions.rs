@@ -1,7 +1,8 @@
 //! `examples/github-actions`: the steps of each workflow, run as a runner runs them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -16,6 +17,13 @@ use crate::support::agent::Agent;
 use crate::support::payload::{Push, commit};
 
 const SECRET: &str = "It's a Secret to Everybody";
+/// Longer than a block of SHA-256, and no ASCII.
+const LONG_SECRET: &str =
+    "Ein Geheimnis, das größer ist als ein Block, `wird` $zuerst zu seiner eigenen Prüfsumme \\x00 %s";
+
+/// All that the steps may run. Each notes its arguments, which anybody on the machine could read.
+const PROGRAMS: [&str; 11] =
+    ["cat", "chmod", "curl", "head", "mkdir", "mosquitto_pub", "od", "openssl", "sha256sum", "tee", "tr"];
 
 #[derive(Deserialize)]
 struct Workflow {
@@ -75,13 +83,23 @@ impl Runner {
         fs::write(at("path"), "").unwrap();
         fs::create_dir(at("temp")).unwrap();
         fs::create_dir(at("bin")).unwrap();
+        let program = |name: &str, does: &str| {
+            let notes = format!("printf '%s\\n' \"{name} $*\" >> {}\n", at("arguments").display());
+            fs::write(at("bin").join(name), format!("#!/bin/sh\n{notes}{does}\n")).unwrap();
+            fs::set_permissions(at("bin").join(name), Permissions::from_mode(0o755)).unwrap();
+        };
         // The package is there already.
-        fs::write(at("bin/sudo"), "#!/bin/sh\ntest \"$1 $2\" = 'apt-get install'\n").unwrap();
-        assert!(Command::new("chmod").arg("+x").arg(at("bin/sudo")).status().unwrap().success());
-        let program = env!("CARGO_BIN_EXE_instance-agent");
-        let digest = digest::digest(&digest::SHA256, &fs::read(program).unwrap());
+        program("sudo", "test \"$1 $2\" = 'apt-get install'");
+        for name in PROGRAMS {
+            let path =
+                ["/usr/bin", "/bin"].map(|it| Path::new(it).join(name)).into_iter().find(|it| it.exists());
+            program(name, &format!("exec {} \"$@\"", path.unwrap().display()));
+        }
+        // Beside the others it would be found before it was fetched.
+        program("fetched", concat!("exec ", env!("CARGO_BIN_EXE_instance-agent"), " \"$@\""));
+        let digest = digest::digest(&digest::SHA256, &fs::read(at("bin/fetched")).unwrap());
         let settings = BTreeMap::from([
-            ("vars.INSTANCE_AGENT_URL", format!("file://{program}")),
+            ("vars.INSTANCE_AGENT_URL", format!("file://{}", at("bin/fetched").display())),
             ("vars.INSTANCE_AGENT_SHA256", digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()),
             ("vars.MQTT_URL", broker.url()),
             ("vars.MQTT_HOST", "localhost".to_owned()),
@@ -116,7 +134,16 @@ impl Runner {
                 break;
             }
         }
+        let arguments = self.arguments();
+        for secret in ["secrets.MQTT_PASSWORD", "secrets.WEBHOOK_SECRET"] {
+            assert!(!arguments.contains(&self.settings[secret]), "{secret} was an argument: {arguments}");
+        }
         last.unwrap()
+    }
+
+    /// Of all programs that were run, each on a line with its name.
+    fn arguments(&self) -> String {
+        fs::read_to_string(self.directory.path().join("arguments")).unwrap()
     }
 
     fn step(&self, step: &Step) -> Output {
@@ -125,12 +152,12 @@ impl Runner {
         let event: Value = serde_json::from_slice(&fs::read(at("event.json")).unwrap()).unwrap();
         let added = fs::read_to_string(at("path")).unwrap().replace('\n', ":");
         let text = |key: &str| event[key].as_str().unwrap().to_owned();
-        Command::new("bash")
+        Command::new("/bin/bash")
             .args(["--noprofile", "--norc", "-eo", "pipefail"])
             .arg(at("step.sh"))
             .current_dir(self.directory.path())
             .env_clear()
-            .env("PATH", format!("{added}{}:/usr/bin:/bin", at("bin").display()))
+            .env("PATH", format!("{added}{}", at("bin").display()))
             .env("HOME", self.directory.path())
             .env("SSL_CERT_FILE", &self.authority)
             .env("RUNNER_TEMP", at("temp"))
@@ -151,7 +178,7 @@ impl Runner {
 
 fn subscribed(broker: &ExampleBroker) -> Agent {
     let instance = broker.instance();
-    instance.write("secret", SECRET);
+    instance.write("secret", format!("{SECRET}\n{LONG_SECRET}\n"));
     instance.configure(
         "webhook_secret_file: {dir}/secret\napps: [{repo: Acme/api, service: api, branch: main, settle: 0s}]",
     );
@@ -160,18 +187,24 @@ fn subscribed(broker: &ExampleBroker) -> Agent {
     agent
 }
 
-/// A push is deployed; one that is signed with another secret is not; a broker that refuses fails the run.
-fn the_workflow_deploys(file: &str) -> Agent {
+/// A push is deployed; one that is signed with another secret is not; a broker that refuses fails the run. `runs` is
+/// among the programs that were run, with these arguments.
+fn the_workflow_deploys(file: &str, runs: &str) -> Agent {
     let broker = ExampleBroker::start();
     let agent = subscribed(&broker);
     let forged = Runner::new(&broker, &Push::new("Acme/api", 'f'));
     let output = forged.set("secrets.WEBHOOK_SECRET", "another".to_owned()).run(file);
     assert!(output.status.success(), "{output:?}");
-    let output = Runner::new(&broker, &Push::new("Acme/api", 'a')).run(file);
-    assert!(output.status.success(), "{output:?}");
-    agent.logged("deployed", &[("sha", &commit('a'))]);
+    for (digit, secret) in [('a', SECRET), ('c', LONG_SECRET)] {
+        let runner = Runner::new(&broker, &Push::new("Acme/api", digit))
+            .set("secrets.WEBHOOK_SECRET", secret.to_owned());
+        let output = runner.run(file);
+        assert!(output.status.success(), "{output:?}");
+        assert!(runner.arguments().contains(runs), "{}", runner.arguments());
+        agent.logged("deployed", &[("sha", &commit(digit))]);
+    }
     agent.logged("message rejected", &[]);
-    assert_eq!(agent.instance.history("api").len(), 1, "{}", agent.report());
+    assert_eq!(agent.instance.history("api").len(), 2, "{}", agent.report());
 
     let runner = || Runner::new(&broker, &Push::new("Acme/api", 'b'));
     let as_agent = runner()
@@ -190,13 +223,13 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn the_workflow_with_instance_agent() {
-    let agent = the_workflow_deploys("instance-agent.yml");
+    let agent = the_workflow_deploys("instance-agent.yml", "\nfetched publish --broker");
     agent.logged("push taken", &[("sha", &commit('a')), ("delivery", "1658821493-1")]);
 }
 
 #[test]
 fn the_workflow_with_mosquitto_pub_and_openssl() {
-    the_workflow_deploys("mosquitto.yml");
+    the_workflow_deploys("mosquitto.yml", "\nmosquitto_pub -V mqttv5");
 }
 
 #[test]

@@ -228,6 +228,8 @@ impl Instance {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
         // The tests may themselves run on an EC2 instance.
         command.env("AWS_EC2_METADATA_DISABLED", "true");
+        // What packages use is none of the tests' business.
+        command.env("STATE_DIRECTORY", self.file("usual"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         more(&mut command);
         let mut child = command.spawn().unwrap();

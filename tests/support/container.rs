@@ -1,4 +1,5 @@
 //! A container with a systemd of its own, on top of this host's files: needs root, systemd-nspawn and no network.
+#![allow(dead_code)]
 
 use std::fs;
 use std::io;
@@ -11,17 +12,26 @@ use tempfile::TempDir;
 
 /// How long systemd may take to boot, and to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the units may take to stop for a reboot.
+const SHUTDOWN: Duration = Duration::from_secs(120);
 /// Mounts happen in a mount namespace that ends with the container, so that nothing of them can be left behind. The
 /// lowest layer is this host's root; what the container writes goes to memory.
 const BOOT: &str = r#"
-    layers=$1 name=$2 binds=$3
+    layers=$1 name=$2 target=$3 binds=$4
     mount -t tmpfs container "$layers"
     mkdir "$layers/upper" "$layers/work" "$layers/root"
     mount -t overlay -o "lowerdir=/,upperdir=$layers/upper,workdir=$layers/work" container "$layers/root"
     # A host's policy-rc.d keeps packages from starting their units.
     rm -f "$layers/root/usr/sbin/policy-rc.d"
-    exec systemd-nspawn --quiet --directory="$layers/root" --machine="$name" --register=no --keep-unit \
-        --link-journal=no --console=pipe --private-network $binds --boot -- --unit=basic.target
+    # What this host has enabled is none of the tests' business.
+    rm -rf "$layers/root/etc/systemd/system/"*.wants
+    while :; do
+        code=0
+        systemd-nspawn --quiet --directory="$layers/root" --machine="$name" --register=no --keep-unit \
+            --link-journal=no --console=pipe --private-network $binds --boot -- --unit="$target" || code=$?
+        # What it answers when a reboot is asked for.
+        [ "$code" -eq 133 ] || exit "$code"
+    done
 "#;
 
 /// A running systemd. Dropping it ends it and removes its processes, its cgroups and its files.
@@ -43,14 +53,34 @@ impl Container {
     /// Boots a systemd that has started nothing but what every systemd starts. `visible`: files of the host that shall
     /// be there although the container has its own /tmp. The thread that boots the container must outlive it.
     pub(crate) fn boot(visible: &[&Path]) -> Self {
+        Self::boot_to("basic.target", visible)
+    }
+
+    /// Boots as far as this target; what is enabled inside later is started by a reboot.
+    pub(crate) fn boot_to(target: &str, visible: &[&Path]) -> Self {
         check_requirements();
-        let name = format!("{NAME}{}-{}", std::process::id(), BOOTED.fetch_add(1, Ordering::Relaxed));
+        // Of fixed width, so that no name is a part of another.
+        let name = format!("{NAME}{}-{:04}", std::process::id(), BOOTED.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let cgroups = Cgroups::make(&name);
-        let unshare = spawn(&name, directory.path(), &cgroups.0, visible);
+        let unshare = spawn([&name, target], directory.path(), &cgroups.0, visible);
         let mut container = Self { name, unshare, leader: None, cgroups, directory };
         container.wait_until_booted();
         container
+    }
+
+    /// As `systemctl reboot` does it, which asks others and may lose them before they answer. What was written stays.
+    pub(crate) fn reboot(&mut self) {
+        let reboot = ["start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target"];
+        let asked = self.command("systemctl").args(reboot).status().expect("running systemctl");
+        assert!(asked.success(), "systemctl {reboot:?}: {asked}");
+        let former = Path::new("/proc").join(self.leader.take().expect("boot() waits for the leader"));
+        let end = Instant::now() + SHUTDOWN;
+        while former.exists() {
+            assert!(Instant::now() < end, "the container does not shut down: {}", self.console());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.wait_until_booted();
     }
 
     /// A command inside, with the environment of this process.
@@ -83,11 +113,17 @@ impl Container {
     }
 
     fn find_leader(&self) -> Option<String> {
-        let processes = self.cgroups.0.iter().find_map(|cgroup| {
-            fs::read_to_string(cgroup.join("payload/init.scope/cgroup.procs"))
-                .ok()
-                .filter(|text| !text.is_empty())
-        })?;
+        self.process("init.scope")
+    }
+
+    /// The first process of this cgroup of the container's, by its number outside.
+    pub(crate) fn process(&self, cgroup: &str) -> Option<String> {
+        let file = Path::new("payload").join(cgroup).join("cgroup.procs");
+        let processes = self
+            .cgroups
+            .0
+            .iter()
+            .find_map(|own| fs::read_to_string(own.join(&file)).ok().filter(|text| !text.is_empty()))?;
         processes.lines().next().map(str::to_owned)
     }
 
@@ -101,7 +137,37 @@ impl Drop for Container {
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         let _ = fs::remove_dir(Path::new(PROPAGATE).join(&self.name));
+        self.cgroups.remove();
+        // What was killed is gone a moment later.
+        let left = || leftovers(&self.name, &self.directory.path().to_string_lossy());
+        let end = Instant::now() + PATIENCE;
+        while !left().is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let left = left();
+        assert!(left.is_empty() || std::thread::panicking(), "the container left {left:#?}");
     }
+}
+
+/// Processes, mounts, cgroups and files that still name a container or its directory.
+fn leftovers(name: &str, directory: &str) -> Vec<String> {
+    let processes = entries(Path::new("/proc")).into_iter().filter(|process| {
+        let command = fs::read(process.join("cmdline")).unwrap_or_default();
+        let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        let is_alive = !command.is_empty();
+        is_alive && (command.contains(name) || command.contains(directory) || cgroup.contains(name))
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let mounts =
+        mounts.lines().filter(|line| line.contains(name) || line.contains(directory)).map(str::to_owned);
+    let parents = [Cgroups::roots(), vec![PROPAGATE.into()]].concat();
+    let files = parents.iter().map(|parent| parent.join(name)).filter(|path| path.exists());
+    processes.chain(files).map(|path| path.display().to_string()).chain(mounts).collect()
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn check_requirements() {
@@ -119,7 +185,7 @@ fn check_requirements() {
     }
 }
 
-fn spawn(name: &str, directory: &Path, cgroups: &[PathBuf], visible: &[&Path]) -> Child {
+fn spawn([name, target]: [&str; 2], directory: &Path, cgroups: &[PathBuf], visible: &[&Path]) -> Child {
     let layers = directory.join("layers");
     fs::create_dir(&layers).expect("a directory for the layers");
     let console = fs::File::create(directory.join("console")).expect("a file for the console");
@@ -135,7 +201,7 @@ fn spawn(name: &str, directory: &Path, cgroups: &[PathBuf], visible: &[&Path]) -
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "sh", "-euc", &enter, BOOT])
         .arg(&layers)
-        .args([name, &binds.join(" ")])
+        .args([name, target, &binds.join(" ")])
         .stdin(Stdio::null())
         .stdout(console.try_clone().expect("a second handle"))
         .stderr(console)
@@ -147,15 +213,19 @@ fn spawn(name: &str, directory: &Path, cgroups: &[PathBuf], visible: &[&Path]) -
 struct Cgroups(Vec<PathBuf>);
 
 impl Cgroups {
-    fn make(name: &str) -> Self {
+    fn roots() -> Vec<PathBuf> {
         let hybrid = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"].map(PathBuf::from);
         let mut roots: Vec<PathBuf> = hybrid.into_iter().filter(|root| root.is_dir()).collect();
         if roots.is_empty() {
             roots.push("/sys/fs/cgroup".into());
         }
+        roots
+    }
+
+    fn make(name: &str) -> Self {
         remove_forgotten(Path::new(PROPAGATE));
         let mut made = Self(Vec::new());
-        for root in &roots {
+        for root in &Self::roots() {
             remove_forgotten(root);
             let cgroup = root.join(name);
             fs::create_dir(&cgroup)
@@ -164,10 +234,8 @@ impl Cgroups {
         }
         made
     }
-}
 
-impl Drop for Cgroups {
-    fn drop(&mut self) {
+    fn remove(&self) {
         // Processes leave a cgroup a moment after they were killed.
         let end = Instant::now() + PATIENCE;
         while self.0.iter().any(|cgroup| remove_tree(cgroup).is_err()) && Instant::now() < end {
@@ -176,13 +244,19 @@ impl Drop for Cgroups {
     }
 }
 
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 /// What tests left that were killed before they could remove it: directories, all empty.
 fn remove_forgotten(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for path in entries(root) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let process = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next());
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            let _ = remove_tree(&entry.path());
+            let _ = remove_tree(&path);
         }
     }
 }

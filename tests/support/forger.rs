@@ -18,7 +18,7 @@ const DAY: u64 = 24 * 60 * 60;
 /// How a message is made to fail.
 type Trick = fn(&mut Forger) -> Outgoing;
 
-const TRICKS: [Trick; 22] = [
+const TRICKS: [Trick; 23] = [
     Forger::flipped_body,
     Forger::flipped_form,
     Forger::flipped_body_in_envelope,
@@ -27,6 +27,7 @@ const TRICKS: [Trick; 22] = [
     Forger::wrong_secret,
     Forger::unsigned,
     Forger::unsigned_envelope,
+    Forger::another_event,
     Forger::signature_of_another_form,
     Forger::signature_of_other_bytes,
     Forger::swapped_topic,
@@ -159,6 +160,16 @@ impl Forger {
 
     fn unsigned_envelope(&mut self) -> Outgoing {
         self.send(envelope(&json!({EVENT: "push", "X-Hub-Signature": self.signature()}), &self.body))
+    }
+
+    fn another_event(&mut self) -> Outgoing {
+        let signature = if self.random.bool() { self.signature() } else { self.wrong.sign(&self.body) };
+        let event = self.random.choice(["ping", "", "PUSH", "push "]).unwrap();
+        let headers = json!({EVENT: event, SIGNATURE: signature});
+        if self.random.bool() {
+            return self.send(envelope(&headers, &self.body));
+        }
+        self.send(self.body.clone()).header(EVENT, event).header(SIGNATURE, &signature)
     }
 
     fn signature_of_another_form(&mut self) -> Outgoing {

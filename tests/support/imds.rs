@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,10 +41,10 @@ pub struct State {
     violations: Vec<String>,
 }
 
-/// A metadata service on a free port of 127.0.0.1; gone when dropped.
+/// A metadata service on a free port of this host; gone when dropped.
 pub struct Imds {
     state: Arc<Mutex<State>>,
-    port: u16,
+    address: SocketAddr,
 }
 
 struct Request {
@@ -57,8 +57,11 @@ type Answer = (u16, Vec<u8>, String);
 
 impl Imds {
     pub fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Self::on(TcpListener::bind(("127.0.0.1", 0)).unwrap())
+    }
+
+    pub fn on(listener: TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let weak = Arc::downgrade(&state);
         thread::spawn(move || {
@@ -68,7 +71,7 @@ impl Imds {
                 thread::spawn(move || serve(stream, &state));
             }
         });
-        Self { state, port }
+        Self { state, address }
     }
 
     pub fn with_user_data(user_data: impl Into<Vec<u8>>) -> Self {
@@ -78,7 +81,7 @@ impl Imds {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -118,7 +121,7 @@ impl Drop for Imds {
         let violations = std::mem::take(&mut self.state().violations);
         // Lets the thread see that nobody is there any more.
         self.state = Arc::default();
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
         if !thread::panicking() {
             assert!(violations.is_empty(), "the metadata service was asked wrongly: {violations:#?}");
         }

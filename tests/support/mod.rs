@@ -2,10 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agent;
+pub mod apps;
 pub mod disk;
 pub mod forger;
 pub mod imds;
 pub mod payload;
+pub mod program;
 pub mod proxy;
 pub mod publisher;
 

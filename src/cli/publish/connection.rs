@@ -120,6 +120,7 @@ pub(super) fn in_options(text: &str) -> String {
         ("mqtt.cert_file", "--cert-file"),
         ("mqtt.key_file", "--key-file"),
         ("mqtt.protocol", "--protocol"),
+        ("set webhook_secret_file", "give --sign-with"),
     ];
     names.iter().fold(text.to_owned(), |text, (key, option)| text.replace(key, option))
 }

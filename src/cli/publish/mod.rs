@@ -3,7 +3,7 @@
 mod connection;
 mod content;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::runtime;
 
+use crate::exposure::Exposed;
 use crate::mqtt::{self, MqttSettings, Reception};
 use crate::publish::{ComposeError, Composed, Delivery, Destination, Plan, compose};
 use crate::signature::Secrets;
@@ -50,6 +51,7 @@ pub(super) struct PublishArgs {
 
 const AFTER_HELP: &str = "\
 Without --payload, --repo, --ref and --sha it publishes the event of the GitHub Actions run that it is part of.
+A push by hand is dated by this host's clock, and agents ignore what is dated before the oldest push they remember.
 Secrets are read from files, never from arguments; <(command) is as good as a file.
 
 Exit status: 0 the broker has confirmed the message, or the event is no push; 1 it has not; 2 wrong usage.";
@@ -88,8 +90,22 @@ pub(super) fn publish(args: PublishArgs) -> ExitCode {
 }
 
 fn complain(problem: &str, code: u8) -> ExitCode {
-    eprintln!("instance-agent: {}", connection::in_options(problem));
+    say(problem);
     ExitCode::from(code)
+}
+
+/// Nobody need listen: what is published does not depend on it.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "instance-agent: {}", connection::in_options(text));
+}
+
+/// What `run` warns of at each start.
+fn warn(settings: &MqttSettings, signed: bool, sign_with: Option<&Path>) {
+    let secret_file = sign_with.and_then(|path| Exposed::look("--sign-with", path));
+    let exposed = secret_file.into_iter().chain(mqtt::exposed_files(settings)).map(|file| file.to_string());
+    for warning in mqtt::in_the_clear(settings, signed).into_iter().chain(exposed) {
+        say(&format!("warning: {warning}"));
+    }
 }
 
 fn run(args: PublishArgs) -> Result<Done, Problem> {
@@ -111,7 +127,10 @@ fn run(args: PublishArgs) -> Result<Done, Problem> {
         retain: args.retain,
     };
     match composed(delivery, &plan)? {
-        Some(composed) => send(&settings, composed, args.timeout),
+        Some(composed) => {
+            warn(&settings, composed.signed, args.sign_with.as_deref());
+            send(&settings, composed, args.timeout)
+        }
         None => Ok(Done::Nothing),
     }
 }
@@ -156,7 +175,7 @@ enum Done {
 }
 
 impl Done {
-    fn write(&self, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<ExitCode> {
         match self {
             Self::Nothing => writeln!(out, "Nothing published: the event is not push.")?,
             Self::Published { broker, composed, reception } => {
