@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
@@ -358,6 +358,7 @@ impl Agent {
             }
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
+                trace!(repository = %revision.repo, sha = %revision.commit, "push decoded");
                 self.context.gate.pushed();
                 return self.hand_on(&revision, verdicts, message.retain, message.ack);
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 use super::ConnectionState;
 use super::failure::Failure;
@@ -300,6 +300,7 @@ impl Session<'_> {
 
     fn wanted(&mut self, topic: String, publish: Publish) {
         let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
+        trace!(topic, size, "message received");
         if size > limit {
             // Anybody who may publish could otherwise fill the log.
             if let Some(unsaid) = self.core.oversize_warnings.pass((), Instant::now()) {
