@@ -17,6 +17,14 @@ pub fn program() -> PathBuf {
     std::env::var_os("INSTANCE_AGENT").unwrap_or_else(|| env!("CARGO_BIN_EXE_instance-agent").into()).into()
 }
 
+/// What does nothing to a service.
+const NOTHING: &str = r#"["true", "{service}"]"#;
+
+/// The command of a service manager.
+fn for_service(command: &[String]) -> String {
+    format!("{:?}", [command, &["{service}".to_owned()]].concat())
+}
+
 /// A configuration to be started.
 pub struct Instance {
     directory: TempDir,
@@ -48,8 +56,8 @@ impl Instance {
         Self {
             mqtt: format!("  url: {url}\n  client_id: {client_id}\n"),
             directory,
-            stop: r#"["true"]"#.to_owned(),
-            start: r#"["true"]"#.to_owned(),
+            stop: NOTHING.to_owned(),
+            start: NOTHING.to_owned(),
             more: String::new(),
             apps: String::new(),
             state_dir,
@@ -71,13 +79,13 @@ impl Instance {
 
     /// What stops a service.
     pub fn stopped_by(mut self, command: &[String]) -> Self {
-        self.stop = format!("{command:?}");
+        self.stop = for_service(command);
         self
     }
 
     /// What starts a service.
     pub fn started_by(mut self, command: &[String]) -> Self {
-        self.start = format!("{command:?}");
+        self.start = for_service(command);
         self
     }
 
@@ -113,7 +121,7 @@ impl Instance {
         let state = self.state_dir.display();
         let text = format!(
             "mqtt:\n{mqtt}state_dir: {state}\nservice_manager:\n  name: none\n  stop: {stop}\n  start: {start}\n  \
-             status: [\"true\"]\n{rest}apps:\n{apps}"
+             status: {NOTHING}\n{rest}apps:\n{apps}"
         );
         fs::write(dir.join("config.yaml"), text).unwrap();
         let mut command = Command::new(program());
