@@ -35,7 +35,7 @@ pub fn measure(options: &Options) -> Vec<Table> {
     let container = Container::boot(&[&this, &agent]);
     fs::write(container.path(INSIDE), "").unwrap();
     let mut command = container.command(this.to_str().unwrap());
-    command.arg("--inside").env("INSTANCE_AGENT", &agent);
+    command.args(["--inside", "--agent"]).arg(&agent);
     command.arg(if options.smoke { "--smoke" } else { "--bench" });
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
@@ -12,9 +13,17 @@ use tempfile::TempDir;
 use crate::process::Group;
 use crate::support::{LOOK, PATIENCE, certificates};
 
-/// What is built with this program; or what the variable names, to compare two builds.
-pub fn program() -> PathBuf {
-    std::env::var_os("INSTANCE_AGENT").unwrap_or_else(|| env!("CARGO_BIN_EXE_instance-agent").into()).into()
+/// Set where another build than that of this program is measured.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Measures this one.
+pub fn use_program(path: PathBuf) {
+    let _ = PROGRAM.set(path);
+}
+
+/// What is measured.
+pub fn program() -> &'static Path {
+    PROGRAM.get_or_init(|| env!("CARGO_BIN_EXE_instance-agent").into())
 }
 
 /// What does nothing to a service.

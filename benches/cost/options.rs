@@ -1,5 +1,7 @@
 //! What the command line asks for.
 
+use crate::instance;
+
 /// What this process is to do. It is also its own peers and its own helpers.
 pub enum Run {
     Measure(Options),
@@ -45,6 +47,8 @@ impl Options {
                 "--bench" => options.smoke = false,
                 "--smoke" => options.smoke = true,
                 "--json" => options.json = true,
+                // Instead of what is built with this program.
+                "--agent" => instance::use_program(value().into()),
                 "--rounds" => options.rounds = number(&value()),
                 "--messages" => options.messages = number(&value()),
                 "--list" => return Run::List,
