@@ -34,10 +34,6 @@ impl Tail {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.unfinished.is_empty()
-    }
-
     /// The lines, oldest first, each cleaned.
     pub(crate) fn into_lines(mut self) -> Vec<String> {
         self.end_line();

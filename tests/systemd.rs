@@ -28,10 +28,7 @@ const INSIDE: &str = "/run/instance-agent-test";
 
 #[test]
 fn cases_in_a_container() {
-    // Under load a command that fails at once is now and then taken for a success, presumably because systemd 252 has
-    // forgotten its unit before it is asked. Until that is mended, the case with the most such commands is left out.
-    let unreliable = "case_a_signal_from_elsewhere_is_named";
-    let skipped = ["--skip", "relay::", "--skip", "case_reloading_", "--skip", unreliable];
+    let skipped = ["--skip", "relay::", "--skip", "case_reloading_"];
     run_inside(&[Path::new(transient::HELPER)], &skipped);
 }
 

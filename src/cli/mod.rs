@@ -43,6 +43,9 @@ enum Command {
     /// Become a user, then run a command: how `run` carries out commands with a `user`
     #[command(hide = true)]
     ExecAs(exec_as::ExecAsArgs),
+    /// Run this program with these arguments, and tell how it ended: the main process of a command's unit
+    #[command(hide = true)]
+    Witness(exec_as::WitnessArgs),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::History(args) => status::history(args),
         Command::Publish(args) => publish::publish(*args),
         Command::ExecAs(args) => exec_as::exec_as(&args),
+        Command::Witness(args) => exec_as::witness(&args),
     }
 }
 

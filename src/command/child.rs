@@ -4,13 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::process::{Command, Stdio};
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin};
+use tokio::process::Child;
 
 use super::error::{CommandError, StartError, describe};
 use super::group::Group;
 use super::output::Output;
-use super::{CommandSpec, PATH, Runner, Stop, accompany, judge, spawn, user};
+use super::{CommandSpec, PATH, Runner, Stop, accompany, feed, judge, spawn, user};
 
 impl Runner {
     /// `record` is called as soon as the command is started; when it fails, the command is killed.
@@ -93,11 +92,4 @@ impl Runner {
 
 fn variables(environment: &[(String, String)]) -> impl Iterator<Item = (&String, &String)> {
     environment.iter().map(|(name, value)| (name, value))
-}
-
-/// A command that does not read what it is given does no wrong, so errors are none.
-async fn feed(pipe: Option<ChildStdin>, bytes: Vec<u8>) {
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.write_all(&bytes).await;
-    }
 }

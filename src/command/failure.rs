@@ -52,6 +52,14 @@ pub enum SystemdError {
         /// The unit.
         unit: String,
     },
+    /// Nothing was heard from within a unit.
+    #[error(
+        "{unit} ended before its command was seen to end: see `journalctl --unit={unit}` for what killed it"
+    )]
+    Unseen {
+        /// The unit.
+        unit: String,
+    },
 }
 
 /// A command that outlived the agent that ran it could not be ended.

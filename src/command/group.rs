@@ -20,6 +20,8 @@ pub(super) enum Ending {
     Own(io::Result<ExitStatus>),
     /// The exit status may be that of what should have started it.
     Starter(ExitStatus),
+    /// Its unit is gone, and the client that waited for it ended so. How the command ended, its witness reported.
+    Unit { client: ExitStatus, name: String },
     /// Its time limit was over; `killed`: SIGTERM did not do.
     TimedOut { killed: bool },
     /// The agent's shutdown did not wait any longer; `killed`: SIGTERM did not do.

@@ -44,7 +44,13 @@ pub struct JobName(String);
 impl JobName {
     /// The command of the app in this step.
     pub fn new(step: JobStep, app: &AppName) -> Self {
-        Self(format!("{PREFIX}{}-{}", step.as_str(), app.as_str().replace('@', r"\a")))
+        Self(format!("{PREFIX}{}-{}", step.as_str(), escape(app)))
+    }
+
+    /// One that no other command has or had, for what tells how a deploy of the app ended.
+    pub(super) fn notice(app: &AppName) -> Self {
+        let number = fastrand::u64(..);
+        Self(format!("{PREFIX}outcome-{}-{number:016x}", escape(app)))
     }
 
     /// The name.
@@ -78,6 +84,10 @@ impl TryFrom<String> for JobName {
         let app = app.and_then(|app| app.replace(r"\a", "@").parse::<AppName>().ok());
         if app.is_some() { Ok(Self(text)) } else { Err(format!("{text:?} is not the name of a command")) }
     }
+}
+
+fn escape(app: &AppName) -> String {
+    app.as_str().replace('@', r"\a")
 }
 
 /// A command that runs, as a journal keeps it: enough to end it when the agent did not live to see its end.
@@ -121,8 +131,10 @@ mod tests {
 
     #[test]
     fn the_longest_name_is_a_unit_name() {
-        let longest = JobName::new(JobStep::Prepare, &format!("a{}", "@".repeat(99)).parse().unwrap());
-        assert!(longest.as_str().len() + ".service".len() <= 255);
+        let app = format!("a{}", "@".repeat(99)).parse().unwrap();
+        for longest in [JobName::new(JobStep::Prepare, &app), JobName::notice(&app)] {
+            assert!(longest.as_str().len() + ".service".len() <= 255);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod survivor;
 mod systemd;
 mod unit;
 mod user;
+mod witness;
 
 use std::ffi::OsString;
 use std::io;
@@ -25,22 +26,26 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use tokio::process::Child;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::AppName;
 use crate::tail::clean;
 pub use error::{CommandError, StartError};
 pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};
 pub use job::{JobName, JobStep, Running};
 pub use mark::Mark;
-use output::Output;
+use output::{Output, Said};
 pub use survivor::ProcessGroup;
 use systemd::Systemd;
 pub use systemd::SystemdTools;
+use unit::Given;
 use user::Account;
 pub use user::{EXEC_FAILED, exec_as};
+pub use witness::witness;
 
 /// Where a program without a slash is looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -123,7 +128,8 @@ impl Runner {
     ) -> Result<(), CommandError> {
         if let Some(systemd) = &self.systemd {
             let starting = || started(Running::Unit(job.clone()));
-            return self.run_unit(systemd, job, spec, environment, stop, starting).await;
+            let given = Given { environment, stdin: Vec::new() };
+            return self.run_unit(systemd, job, spec, given, stop, starting).await;
         }
         let record = |group: &Group| {
             let group =
@@ -132,6 +138,25 @@ impl Runner {
             Ok(())
         };
         self.run_group(spec, environment, None, stop, record).await
+    }
+
+    /// Runs a command that tells how a deploy of the app ended, `stdin` on its standard input: under systemd as a
+    /// unit, and so outside this process's sandbox. Several of one app may run at once, and none is looked for later.
+    pub async fn run_notice(
+        &self,
+        app: &AppName,
+        spec: &CommandSpec,
+        environment: &[(String, String)],
+        stdin: Vec<u8>,
+        stop: &Stop,
+    ) -> Result<(), CommandError> {
+        match &self.systemd {
+            Some(systemd) => {
+                let given = Given { environment, stdin };
+                self.run_unit(systemd, &JobName::notice(app), spec, given, stop, || {}).await
+            }
+            None => self.run_child(spec, environment, Some(stdin), stop).await,
+        }
     }
 
     /// Runs a command that belongs to no deploy to its end, as a child of this process, `stdin` (or nothing) on
@@ -189,11 +214,20 @@ async fn accompany(
     };
     let talk = async {
         tokio::select! {
+            // What there is to read is read, however late this task gets its turn.
+            biased;
             _ = async { tokio::join!(feed, output.follow()) } => {}
             () = after(&ended, DRAIN) => {}
         }
     };
     tokio::join!(supervise, talk).0
+}
+
+/// A command that does not read what it is given does no wrong, so errors are none.
+async fn feed(pipe: Option<ChildStdin>, bytes: Vec<u8>) {
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.write_all(&bytes).await;
+    }
 }
 
 fn judge(
@@ -203,7 +237,7 @@ fn judge(
     ending: Ending,
     output: Output,
 ) -> Result<(), CommandError> {
-    let (reports, tail) = output.finish();
+    let Said { reports, ending: witnessed, tail } = output.finish();
     let (status, by_starter) = match ending {
         Ending::TimedOut { killed } => return Err(CommandError::TimedOut { command, after, killed, tail }),
         Ending::Interrupted { killed } => {
@@ -212,6 +246,14 @@ fn judge(
         Ending::Own(Err(error)) => return Err(CommandError::Lost { command, error, tail }),
         Ending::Own(Ok(status)) => (status, false),
         Ending::Starter(status) => (status, true),
+        Ending::Unit { client, name } => match (witnessed, client.success()) {
+            (Some(status), _) => (status, false),
+            (None, false) if reports.is_some() => (client, true),
+            (None, _) => {
+                let error = io::Error::other(SystemdError::Unseen { unit: name });
+                return Err(CommandError::Lost { command, error, tail });
+            }
+        },
     };
     match (status.code(), reports) {
         (Some(0), _) => Ok(()),

@@ -2,12 +2,24 @@
 
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use super::error::StartError;
+use super::witness;
 use crate::tail::Tail;
+
+/// What there was to read.
+pub(super) struct Said {
+    /// By those that start commands, in one line.
+    pub(super) reports: Option<String>,
+    /// How the command ended, by the witness in its unit.
+    pub(super) ending: Option<ExitStatus>,
+    /// The command's last lines.
+    pub(super) tail: Vec<String>,
+}
 
 /// What a command writes, and what those have to report that start it.
 pub(super) struct Output {
@@ -43,10 +55,11 @@ impl Output {
         tokio::join!(reports, read(&mut self.command, &mut self.tail));
     }
 
-    /// What was reported, in one line, and the command's last lines.
-    pub(super) fn finish(self) -> (Option<String>, Vec<String>) {
-        let reports = (!self.reports.is_empty()).then(|| self.reports.into_lines().join(" "));
-        (reports, self.tail.into_lines())
+    pub(super) fn finish(self) -> Said {
+        let mut reports = self.reports.into_lines();
+        let ending = witness::heard(&mut reports);
+        let reports = (!reports.is_empty()).then(|| reports.join(" "));
+        Said { reports, ending, tail: self.tail.into_lines() }
     }
 }
 

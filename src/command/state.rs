@@ -1,21 +1,15 @@
 //! What `systemctl show` says of a command's unit.
 
 use std::collections::HashMap;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 
 /// The properties to ask for.
-pub(super) const PROPERTIES: &str = "LoadState,ActiveState,ExecMainCode,ExecMainStatus";
-
-/// How waitid(2) calls it that a process exited; the other codes stand for signals.
-const CLD_EXITED: i32 = 1;
+pub(super) const PROPERTIES: &str = "LoadState,ActiveState,ExecMainCode";
 
 #[derive(Debug)]
 pub(super) struct State {
     loaded: bool,
     active: String,
     code: i32,
-    status: i32,
 }
 
 impl State {
@@ -28,7 +22,6 @@ impl State {
             loaded: *pairs.get("LoadState")? != "not-found",
             active: (*pairs.get("ActiveState")?).to_owned(),
             code: number("ExecMainCode")?,
-            status: number("ExecMainStatus")?,
         })
     }
 
@@ -44,15 +37,6 @@ impl State {
     pub(super) fn main_runs(&self) -> bool {
         self.is_active() && self.code == 0
     }
-
-    /// How its main process ended.
-    pub(super) fn exit_status(&self) -> Option<ExitStatus> {
-        match self.code {
-            0 => None,
-            CLD_EXITED => Some(ExitStatus::from_raw(self.status << 8)),
-            _ => Some(ExitStatus::from_raw(self.status)),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -65,25 +49,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_its_exit_status_or_its_signal() {
-        let failed = "LoadState=loaded\nActiveState=failed\n";
-        let exited = state(&format!("{failed}ExecMainCode=1\nExecMainStatus=203\n"));
-        assert_eq!(exited.exit_status().unwrap().code(), Some(203));
-        let killed = state(&format!("{failed}ExecMainCode=2\nExecMainStatus=9\n"));
-        assert_eq!(killed.exit_status().unwrap().signal(), Some(9));
-        let dumped = state(&format!("{failed}ExecMainCode=3\nExecMainStatus=11\n"));
-        assert_eq!(dumped.exit_status().unwrap().signal(), Some(11));
-        assert!(!exited.is_active() && !exited.is_forgotten() && !exited.main_runs());
-    }
-
-    #[test]
     fn a_unit_whose_main_process_has_ended_is_told_from_one_that_runs() {
-        let running = state("ExecMainCode=0\nExecMainStatus=0\nLoadState=loaded\nActiveState=activating\n");
-        assert!(running.main_runs() && running.exit_status().is_none());
-        let ending = state("ExecMainCode=1\nExecMainStatus=4\nLoadState=loaded\nActiveState=deactivating\n");
+        let running = state("ExecMainCode=0\nLoadState=loaded\nActiveState=activating\n");
+        assert!(running.main_runs());
+        let ending = state("ExecMainCode=1\nLoadState=loaded\nActiveState=deactivating\n");
         assert!(!ending.main_runs() && ending.is_active());
-        let scope = state("LoadState=loaded\nActiveState=active\n");
-        assert!(scope.is_active() && scope.exit_status().is_none());
+        let failed = state("LoadState=loaded\nActiveState=failed\nExecMainCode=2\n");
+        assert!(!failed.main_runs() && !failed.is_active() && !failed.is_forgotten());
+        assert!(state("LoadState=loaded\nActiveState=active\n").is_active(), "a scope");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! a property of transient units with 237. Older ones get a scope, which every systemd knows since 2013: it has
 //! the same name and the same end, but it is a child of the agent's and stays in its sandbox.
 //!
-//! --collect is not used: what systemd has forgotten cannot be asked for the signal that ended it. Nor is
-//! --uid: the helper changes the user, as without systemd, and says what is wrong with user, directory and
-//! program, where systemd has exit codes (217, 200, 203) that the command might have as well.
+//! How a command ended, its [witness](super::witness) tells, and neither `systemd-run --wait` nor `systemctl show`.
+//! --uid is not used: the helper changes the user, as without systemd, and says what is wrong with user,
+//! directory and program, where systemd has exit codes (217, 200, 203) that the command might have as well.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -59,8 +59,6 @@ pub(super) struct Ended {
     pub(super) ran: bool,
     /// SIGTERM did not do.
     pub(super) killed: bool,
-    /// As systemd remembers it; what it has forgotten had succeeded, or never began.
-    pub(super) state: State,
 }
 
 impl Systemd {
@@ -83,16 +81,26 @@ impl Systemd {
     }
 
     /// The client that runs `argv` as the unit and ends with it. The program is given by its full path.
-    pub(super) fn client(&self, unit: &str, kill_after: Duration, argv: Vec<OsString>) -> Command {
+    pub(super) fn client(
+        &self,
+        unit: &str,
+        limit: Duration,
+        kill_after: Duration,
+        argv: Vec<OsString>,
+    ) -> Command {
         let mut command = bare(self.tools.systemd_run.as_ref());
         command.args(["--quiet", &format!("--unit={unit}")]);
         if self.scopes {
             command.arg("--scope").arg("--").args(argv);
             return command;
         }
-        let stop = kill_after.saturating_add(MARGIN).as_millis();
-        // For a oneshot service alone an end by SIGTERM is a failure.
+        // For what the agent, which has limits of its own, does not live to end.
+        let stop = kill_after.saturating_add(MARGIN);
+        let start = limit.saturating_add(stop).as_millis();
+        let stop = stop.as_millis();
+        // A oneshot service starts until its command has ended.
         command.args(["--wait", "--pipe", "--service-type=oneshot", "--property=KillMode=control-group"]);
+        command.arg(format!("--property=TimeoutStartSec={start}ms"));
         command.arg(format!("--property=TimeoutStopSec={stop}ms"));
         command.arg("--").args(argv.into_iter().map(|word| escape(&word)));
         command
@@ -103,15 +111,14 @@ impl Systemd {
         let state = self.show(unit).await?;
         let ran = state.main_runs();
         if state.is_forgotten() {
-            return Ok(Ended { ran, killed: false, state });
+            return Ok(Ended { ran, killed: false });
         }
         let killed = self.stop(unit, kill_after).await?;
-        let state = self.show(unit).await?;
-        if state.is_active() {
+        if self.show(unit).await?.is_active() {
             return Err(SystemdError::Alive { unit: unit.into() });
         }
         self.forget(unit).await?;
-        Ok(Ended { ran, killed, state })
+        Ok(Ended { ran, killed })
     }
 
     /// Begins to stop the unit, and lets nobody wait for it.
@@ -222,7 +229,8 @@ mod tests {
     fn only_what_every_version_knows_is_asked_of_an_old_systemd() {
         let old = Systemd { tools: SystemdTools::default(), scopes: true };
         let unit = old.unit(&"instance-agent-update-web".to_owned().try_into().unwrap());
-        let client = old.client(&unit, Duration::ZERO, vec!["/bin/echo".into(), "$HOME".into()]);
+        let client =
+            old.client(&unit, Duration::ZERO, Duration::ZERO, vec!["/bin/echo".into(), "$HOME".into()]);
         let arguments: Vec<_> = client.get_args().collect();
         let unit = "--unit=instance-agent-update-web.scope";
         assert_eq!(arguments, ["--quiet", unit, "--scope", "--", "/bin/echo", "$HOME"]);

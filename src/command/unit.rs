@@ -12,12 +12,22 @@ use super::error::{CommandError, StartError, describe};
 use super::group::{Ending, Group};
 use super::output::Output;
 use super::systemd::Systemd;
-use super::{CommandSpec, JobName, PATH, Runner, Stop, SystemdError, accompany, judge, spawn, user};
+use super::witness::WITNESS;
+use super::{
+    CommandSpec, JobName, PATH, Runner, Stop, SystemdError, accompany, feed, judge, spawn, user, witness,
+};
 
 /// On every Linux there is, and it alone keeps out what the manager's configuration gives to all services.
 const ENV: &str = "/usr/bin/env";
 /// How long the client may take to see that its unit has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a command is given.
+pub(super) struct Given<'a> {
+    pub(super) environment: &'a [(String, String)],
+    /// On its standard input; empty: nothing.
+    pub(super) stdin: Vec<u8>,
+}
 
 /// A unit, stopped on drop unless it has ended.
 struct Unit<'a> {
@@ -34,7 +44,7 @@ impl Runner {
         systemd: &Systemd,
         job: &JobName,
         spec: &CommandSpec,
-        environment: &[(String, String)],
+        given: Given<'_>,
         stop: &Stop,
         starting: impl FnOnce(),
     ) -> Result<(), CommandError> {
@@ -44,13 +54,14 @@ impl Runner {
             return Err(CommandError::Start { command, cause: StartError::Survivor(error) });
         }
         starting();
-        let (mut child, mut output) = match self.start_unit(systemd, &name, spec, environment) {
+        let (mut child, mut output, input) = match self.start_unit(systemd, &name, spec, given) {
             Ok(started) => started,
             Err(cause) => return Err(CommandError::Start { command, cause }),
         };
         let unit = Unit { systemd, name, client: Group::of(&child), ended: false };
+        let feed = feed(child.stdin.take(), input);
         let supervise = unit.supervise(&mut child, spec.timeout, stop, self.kill_after);
-        let ending = accompany(supervise, async {}, &mut output).await;
+        let ending = accompany(supervise, feed, &mut output).await;
         judge(command, spec.timeout, stop.grace, ending, output)
     }
 
@@ -59,30 +70,38 @@ impl Runner {
         systemd: &Systemd,
         name: &str,
         spec: &CommandSpec,
-        environment: &[(String, String)],
-    ) -> Result<(Child, Output), StartError> {
+        given: Given<'_>,
+    ) -> Result<(Child, Output, Vec<u8>), StartError> {
         let program = spec.argv.first().ok_or(StartError::Empty)?;
         let (mut output, writer) = Output::open()?;
-        let mut command = systemd.client(name, self.kill_after, self.whole_argv(spec, environment));
-        command.stdin(Stdio::null()).stdout(writer).stderr(output.open_reports()?);
+        let mut argv = self.environment_alone();
+        let mut input = given.stdin;
+        if systemd.has_scopes() {
+            // This process is the parent of the scope's command, and sees itself how it ends.
+            argv.extend(given.environment.iter().map(|(name, value)| format!("{name}={value}").into()));
+            argv.push(self.helper.clone().into());
+        } else {
+            argv.extend([self.helper.clone().into(), WITNESS.into()]);
+            input = witness::input(given.environment, &input)?;
+        }
+        let user = spec.user.as_deref().unwrap_or(self.own.name());
+        argv.extend(user::arguments(user, spec.dir.as_deref(), &spec.argv));
+        let mut command = systemd.client(name, spec.timeout, self.kill_after, argv);
+        let source = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(source).stdout(writer).stderr(output.open_reports()?);
         let client = command.get_program().to_owned();
         let child = spawn(command).map_err(|error| match error.kind() {
             // A NUL byte in an argument.
             io::ErrorKind::InvalidInput => StartError::program(program, true, error),
             _ => StartError::Systemd(SystemdError::Run { program: client.to_string_lossy().into(), error }),
         })?;
-        Ok((child, output))
+        Ok((child, output, input))
     }
 
-    fn whole_argv(&self, spec: &CommandSpec, environment: &[(String, String)]) -> Vec<OsString> {
+    fn environment_alone(&self) -> Vec<OsString> {
         let mut lang = OsString::from("LANG=");
         lang.push(&self.lang);
-        let mut argv = vec![ENV.into(), "-i".into(), format!("PATH={PATH}").into(), lang];
-        argv.extend(environment.iter().map(|(name, value)| format!("{name}={value}").into()));
-        argv.push(self.helper.clone().into());
-        let user = spec.user.as_deref().unwrap_or(self.own.name());
-        argv.extend(user::arguments(user, spec.dir.as_deref(), &spec.argv));
-        argv
+        vec![ENV.into(), "-i".into(), format!("PATH={PATH}").into(), lang]
     }
 }
 
@@ -117,18 +136,11 @@ impl Unit<'_> {
             Err(error) => return Ending::unknown(error),
         };
         self.ended = true;
-        if self.systemd.has_scopes() {
-            return client.map_or_else(|error| Ending::Own(Err(error)), Ending::Starter);
-        }
-        if ended.ran {
-            return Ending::unknown(SystemdError::Lost { unit: self.name.clone() });
-        }
-        match (ended.state.exit_status(), client) {
-            // env(1) could not run the helper, or the command could not run something.
-            (Some(status), _) if matches!(status.code(), Some(126 | 127)) => Ending::Starter(status),
-            (Some(status), _) => Ending::Own(Ok(status)),
-            (None, Ok(status)) => Ending::Starter(status),
-            (None, Err(error)) => Ending::Own(Err(error)),
+        match client {
+            Err(error) => Ending::Own(Err(error)),
+            Ok(status) if self.systemd.has_scopes() => Ending::Starter(status),
+            Ok(_) if ended.ran => Ending::unknown(SystemdError::Lost { unit: self.name.clone() }),
+            Ok(client) => Ending::Unit { client, name: self.name.clone() },
         }
     }
 

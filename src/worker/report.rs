@@ -138,7 +138,7 @@ pub(super) async fn tell(outcome: &Outcome, context: &Context, shutdown: &Cancel
         }
     };
     let stop = Stop { shutdown: shutdown.clone(), grace: GRACE };
-    if let Err(error) = context.runner.run_child(command, &variables, Some(json), &stop).await {
+    if let Err(error) = context.runner.run_notice(&outcome.app, command, &variables, json, &stop).await {
         warn!(app = %outcome.app, %error, "on_outcome failed; the deploy is not affected");
     }
 }

@@ -160,7 +160,6 @@ async fn case_a_command_succeeds_or_names_its_exit_status_and_its_last_lines() {
     }
 }
 
-/// systemd takes the end of a service by SIGTERM for a success.
 #[tokio::test]
 #[ignore = "runs inside the container"]
 async fn case_a_signal_from_elsewhere_is_named() {
@@ -170,6 +169,41 @@ async fn case_a_signal_from_elsewhere_is_named() {
             let error = bench.failure(&format!("kill -{signal} $$")).await;
             assert!(matches!(error, CommandError::Signalled { signal: s, .. } if s == signal), "{error}");
         }
+    }
+}
+
+/// As a unit is that systemd has forgotten by the time it is asked.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_failure_of_which_systemd_knows_no_more_is_a_failure() {
+    let forget =
+        r#"[ "$1" = --version ] || { systemd-run "$@"; systemctl reset-failed "${2#--unit=}"; exit 0; }"#;
+    let bench = Bench::with_client("forgotten", Kind::Service, client("forgotten", forget)).await;
+    bench.run(&command(&["true"])).await.unwrap();
+    assert_eq!(bench.failure("exit 3").await.exit_code(), Some(3));
+    let error = bench.failure("kill -9 $$").await;
+    assert!(matches!(error, CommandError::Signalled { signal: 9, .. }), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_unit_that_is_killed_as_a_whole_has_failed() {
+    let silent = r#"[ "$1" = --version ] || { systemd-run "$@"; exit 0; }"#;
+    for (app, systemd_run) in [("killed", "systemd-run".into()), ("killed-0", client("killed-0", silent))] {
+        let bench = Bench::with_client(app, Kind::Service, systemd_run).await;
+        let error = bench.failure(&format!("systemctl kill --signal=KILL {}; sleep 60", bench.unit())).await;
+        assert!(matches!(error, CommandError::Lost { .. }), "{error:?}");
+        assert!(error.to_string().contains("ended before its command was seen to end"), "{error}");
+    }
+}
+
+/// The unit's first process blocks them all.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_command_begins_with_no_signal_blocked() {
+    for kind in BOTH {
+        let error = Bench::new("signals", kind).await.failure("grep ^SigBlk /proc/self/status; exit 1").await;
+        assert_eq!(error.tail(), ["SigBlk: 0000000000000000"]);
     }
 }
 
@@ -276,6 +310,50 @@ fn expected_environment(user: &str, sha: &str) -> Vec<String> {
         format!("SHELL={}", shell.display()),
         format!("USER={user}"),
     ]
+}
+
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_what_a_command_is_given_is_nobody_elses_to_see() {
+    let bench = Bench::new("private", Kind::Service).await;
+    let given = [("TOLD".to_owned(), "$HOME is\nsecret-word".to_owned())];
+    let seen = "grep -rlsz [s]ecret-word /proc/[0-9]*/cmdline; systemctl show $1 | grep [s]ecret-word";
+    let script = format!("printf '<%s>\\n' \"$TOLD\"; {seen}; exit 1");
+    let argv = ["sh", "-c", &script, "sh", &bench.unit()];
+    let error = bench.run_with(&command(&argv), &given).await.unwrap_err();
+    assert_eq!(error.tail(), ["<$HOME is", "secret-word>"]);
+}
+
+/// The second comes while the first still runs, as notices may.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_notices_of_one_app_run_side_by_side_outside_the_agents_unit() {
+    for kind in BOTH {
+        let bench = Bench::new("notice", kind).await;
+        let app = "a@b".parse().unwrap();
+        let first = CommandSpec {
+            user: Some("nobody".into()),
+            ..bench.shell("echo $USER $TOLD $(cat) >first; until test -e second; do sleep 0.02; done")
+        };
+        let second = bench
+            .shell("until test -s first; do sleep 0.02; done; cat >second; cat /proc/self/cgroup >cgroup");
+        let told = [("TOLD".to_owned(), "failed".to_owned())];
+        let run = |spec, told, stdin: &str| {
+            let (bench, app, stdin) = (&bench, &app, stdin.as_bytes().to_vec());
+            async move { within(bench.runner.run_notice(app, spec, told, stdin, &bench.stop)).await }
+        };
+        let (one, two) = tokio::join!(run(&first, &told, "{json}"), run(&second, &[], "second"));
+        one.unwrap();
+        two.unwrap();
+        let left = |name| fs::read_to_string(bench.dir.join(name)).unwrap();
+        assert_eq!((left("first").as_str(), left("second").as_str()), ("nobody failed {json}\n", "second"));
+        assert!(
+            left("cgroup").contains(r"instance-agent-outcome-a\x5cab-")
+                || left("cgroup").contains(r"instance-agent-outcome-a\ab-"),
+            "{}",
+            left("cgroup")
+        );
+    }
 }
 
 #[tokio::test]
@@ -417,7 +495,7 @@ async fn case_nothing_outlives_its_unit() {
 async fn case_a_client_that_ends_before_its_unit_is_not_believed() {
     let dir = "/run/liar-service";
     let lie = format!(
-        r#"[ "$1" = --version ] || {{ systemd-run "$@" & until test -e {dir}/up; do :; done; kill -9 $!; exit 0; }}"#
+        r#"[ "$1" = --version ] || {{ exec 3<&0; systemd-run "$@" <&3 & until test -e {dir}/up; do :; done; kill -9 $!; exit 0; }}"#
     );
     let bench = Bench::with_client("liar", Kind::Service, client("liar", &lie)).await;
     let error = bench.failure("echo $$ >pid; touch up; sleep 60").await;
