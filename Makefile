@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TOOLS := $(or $(CARGO_TARGET_DIR),target)/tools
-DENY := $(TOOLS)/bin/cargo-deny --locked --exclude demo
+DENY := $(TOOLS)/bin/cargo-deny --locked --exclude demo --exclude generate
 
 # Debian keeps daemons such as mosquitto where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -54,6 +54,19 @@ fmt: ## format the code
 .PHONY: build
 build: ## build the release binary, target/release/instance-agent
 	cargo build --locked --release
+
+.PHONY: deb
+deb: ## build the Debian package, target/debian/*.deb, for glibc 2.17 and newer; installs zig and cargo-deb
+	scripts/install-deb-tools $(TOOLS)
+	scripts/build-deb $(TOOLS)
+
+.PHONY: tarball
+tarball: deb ## build the tarball for distributions without dpkg, target/debian/*.tar.gz, with an install.sh
+	scripts/build-tarball
+
+.PHONY: generated
+generated: ## write manual pages and completions anew, from the code and docs/configuration.md
+	cargo run --locked --quiet -p generate
 
 .PHONY: advisories
 advisories: check-tools ## look the dependencies up in the RustSec database (needs the internet)

@@ -13,7 +13,7 @@ mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Flags, Host, LoadError, Loader, Request};
 use crate::imds;
@@ -104,6 +104,11 @@ impl ConfigArgs {
     }
 }
 
+/// All that may be said on the command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
@@ -119,12 +124,10 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

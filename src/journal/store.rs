@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::{Group, getegid, geteuid};
 use serde::Deserialize;
 
 use tracing::warn;
@@ -67,8 +67,9 @@ impl Store {
             return Ok(());
         }
         let Some(group) = Group::from_name(GROUP)? else { return Ok(()) };
-        // The bit in front hands the group on to the files.
-        let (gid, mode) = (group.gid.as_raw(), 0o2750);
+        // The bit in front hands the group on to the files; those of a process of the group have it anyhow, and in the
+        // sandbox of the unit it may not be set.
+        let (gid, mode) = (group.gid.as_raw(), if getegid() == group.gid { 0o750 } else { 0o2750 });
         let now = fs::metadata(&self.dir)?;
         if now.gid() != gid || now.mode() & 0o7777 != mode {
             chown(&self.dir, None, Some(gid))?;
