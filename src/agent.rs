@@ -1,22 +1,19 @@
 //! Wires the parts together: connection → router → workers; reload; shutdown. Only this file knows them all.
 
 mod connection;
+mod staff;
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::command::Runner;
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
-use crate::journal::{Record, Rescue, RescueFile, Store};
+use crate::journal::{Record, Store};
 use crate::mqtt::{Ack, ConnectionState, Message};
 use crate::push::Headers;
 use crate::recovery::{self, Recovered};
@@ -26,26 +23,26 @@ use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
-use crate::worker::{self, Context, Gate, Offer, REMOVED, Receipt, Turns, Worker, Workers};
+use crate::tools::Tools;
+use crate::worker::{self, Context, Gate, Notices, Offer, Receipt, Turns};
 
 use connection::{Connection, Heard, interest_of};
+use staff::Staff;
 
 /// What the agent uses of the world around it.
 pub struct Dependencies {
-    /// Stops and starts services.
-    pub manager: Arc<dyn ServiceManager>,
-    /// Runs commands.
-    pub runner: Runner,
+    /// Stops and starts services, and runs commands.
+    pub tools: Tools,
     /// Is told how the agent is doing.
     pub supervisor: Supervisor,
 }
 
-/// A new configuration, valid, with the service manager that it asks for.
+/// A new configuration, valid, with the tools that it asks for.
 pub struct Reload {
     /// The settings.
     pub settings: Settings,
-    /// Stops and starts services from now on.
-    pub manager: Arc<dyn ServiceManager>,
+    /// Stop and start services, and run commands, from now on.
+    pub tools: Tools,
 }
 
 /// The agent cannot run.
@@ -62,11 +59,8 @@ pub enum AgentError {
     Connection,
 }
 
-/// Why what is pending is dropped when its app has another repository.
-const REPLACED: &str = "its app has another repository now";
-
-/// What systemd is asked for again and again while services are brought up; each step of that is bounded.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long services are still brought up at the start, once the agent is to end: the next one goes on with it.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Runs the agent until `shutdown` is cancelled and what was running has ended.
 pub async fn run(
@@ -76,13 +70,16 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let state_dir = StateDir::open(&settings.state_dir)?;
-    let mut heartbeat = Heartbeat::of(&dependencies.supervisor);
-    let Dependencies { manager, runner, .. } = &dependencies;
-    let recovery = recovery::recover(state_dir.store(), manager, runner, settings.environment.as_deref());
-    let Some(recovered) = attended(recovery, &dependencies.supervisor, &mut heartbeat, &shutdown).await
-    else {
-        return Ok(());
+    let supervisor = &dependencies.supervisor;
+    let mut heartbeat = supervisor.heartbeat();
+    let current = (&settings.service_manager, &dependencies.tools);
+    let recovery = async {
+        tokio::select! {
+            recovered = recovery::recover(state_dir.store(), Some(current)) => Some(recovered),
+            () = async { shutdown.cancelled().await; sleep(GRACE).await } => None,
+        }
     };
+    let Some(recovered) = supervisor.attend(&mut heartbeat, recovery).await else { return Ok(()) };
     let mut agent = Agent::start(settings, dependencies, recovered?, shutdown.clone());
     agent.supervisor.ready();
     let result = loop {
@@ -102,54 +99,8 @@ pub async fn run(
     shutdown.cancel();
     let supervisor = agent.supervisor.clone();
     supervisor.stopping();
-    attended(agent.end(), &supervisor, &mut heartbeat, &CancellationToken::new()).await;
+    supervisor.attend(&mut heartbeat, agent.end()).await;
     result
-}
-
-/// Waits for what takes its time, while systemd is kept patient. `None`: cut off, some time after `shutdown`.
-async fn attended<T>(
-    work: impl Future<Output = T>,
-    supervisor: &Supervisor,
-    heartbeat: &mut Heartbeat,
-    shutdown: &CancellationToken,
-) -> Option<T> {
-    let mut work = pin!(work);
-    let cut_off = async {
-        shutdown.cancelled().await;
-        sleep(PATIENCE).await;
-    };
-    let mut cut_off = pin!(cut_off);
-    let mut patience = interval(PATIENCE / 2);
-    loop {
-        tokio::select! {
-            done = &mut work => return Some(done),
-            () = &mut cut_off => return None,
-            () = heartbeat.beat() => supervisor.alive(),
-            _ = patience.tick() => supervisor.extend_timeout(PATIENCE),
-        }
-    }
-}
-
-/// The watchdog's clock; silent where there is none.
-struct Heartbeat(Option<Interval>);
-
-impl Heartbeat {
-    fn of(supervisor: &Supervisor) -> Self {
-        Self(supervisor.heartbeat().map(|pause| {
-            let mut clock = interval(pause);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            clock
-        }))
-    }
-
-    async fn beat(&mut self) {
-        match &mut self.0 {
-            Some(clock) => {
-                clock.tick().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
 }
 
 struct Agent {
@@ -158,9 +109,7 @@ struct Agent {
     supervisor: Arc<Supervisor>,
     router: Arc<Router>,
     connection: Connection,
-    workers: Workers,
-    /// Workers of apps that were removed, which may still end a deploy.
-    retired: Vec<Worker>,
+    staff: Staff,
     /// How many refusals the status told of last.
     refusals_told: u64,
     shutdown: CancellationToken,
@@ -173,33 +122,31 @@ impl Agent {
         recovered: Recovered,
         shutdown: CancellationToken,
     ) -> Self {
-        let Dependencies { manager, runner, supervisor } = dependencies;
+        let Dependencies { tools, supervisor } = dependencies;
         let router = Arc::new(router_for(&settings));
         info!(
             version = env!("CARGO_PKG_VERSION"),
             apps = settings.apps.len(),
-            service_manager = manager.name(),
+            service_manager = tools.manager.name(),
             broker = settings.mqtt.broker(),
             client_id = settings.mqtt.client_id,
             environment = settings.environment,
             "instance-agent starts"
         );
         let turns = Arc::new(Turns::new(settings.max_parallel));
-        let shared = Shared { runner, turns, gate: Gate::new(), refusals: Arc::default() };
-        let context = Arc::new(context(&settings, manager, shared));
+        let shared = Shared { turns, gate: Gate::new(), refusals: Arc::default(), notices: Arc::default() };
+        let context = Arc::new(context(&settings, tools, shared));
         let mut agent = Self {
             connection: Connection::open(&settings, &router),
             supervisor: Arc::new(supervisor),
-            workers: Workers::new(),
-            retired: Vec::new(),
+            staff: Staff::new(shutdown.clone()),
             refusals_told: 0,
             settings,
             context,
             router,
             shutdown,
         };
-        agent.remember_rescue();
-        agent.staff(recovered.records);
+        agent.assign(recovered.records);
         for outcome in recovered.given_up {
             worker::tell(outcome, agent.context.clone(), &agent.shutdown);
         }
@@ -207,72 +154,14 @@ impl Agent {
         agent
     }
 
-    /// For the next start, whose configuration may be invalid.
-    fn remember_rescue(&self) {
-        let Settings { service_manager, environment, state_dir, .. } = &self.settings;
-        let rescue = Rescue { service_manager: service_manager.clone(), environment: environment.clone() };
-        let file = RescueFile::new(state_dir);
-        if let Err(error) = file.write(&rescue) {
-            warn!(file = %file.path().display(), %error, "cannot remember the service manager");
-        }
-    }
-
-    /// Gives each app its worker, and takes them from apps that are gone.
-    ///
-    /// `records`: what an earlier agent left. What of it no longer fits is set aside, not revived later.
-    fn staff(&mut self, records: Vec<Record>) {
-        let mut records: HashMap<_, _> =
-            records.into_iter().map(|record| (record.app.clone(), record)).collect();
-        let mut former = std::mem::take(&mut self.workers);
-        for app in &self.settings.apps.clone() {
-            let worker = match former.remove(&app.name) {
-                Some(worker) if worker.app().repo == app.repo => {
-                    worker.configure(app.clone(), self.context.clone());
-                    worker
-                }
-                replaced => {
-                    let record = self.record_of(app, records.remove(&app.name));
-                    let former = replaced.inspect(Worker::retire).or_else(|| self.take_retired(&app.name));
-                    Worker::spawn(app.clone(), record, self.context.clone(), self.shutdown.clone(), former)
-                }
-            };
-            self.workers.insert(app.name.clone(), worker);
-        }
-        for record in records.values() {
-            self.abandon(record, "removed", REMOVED);
-        }
-        self.retired.extend(former.into_values().inspect(Worker::retire));
-        self.retired.retain(|worker| !worker.has_ended());
+    /// Gives each app its worker. `records`: what an earlier agent left.
+    fn assign(&mut self, records: Vec<Record>) {
+        self.staff.assign(&self.settings.apps, records, &self.context);
         tokio::spawn(warn_about_services(self.context.manager.clone(), self.settings.apps.clone()));
     }
 
-    /// The worker of a removed app that has come back while its last deploy still runs.
-    fn take_retired(&mut self, app: &AppName) -> Option<Worker> {
-        let position = self.retired.iter().position(|worker| worker.app().name == *app)?;
-        Some(self.retired.swap_remove(position))
-    }
-
-    /// The record that a new worker goes on with.
-    fn record_of(&self, app: &App, record: Option<Record>) -> Record {
-        match record {
-            Some(record) if record.repository == app.repo => record,
-            other => {
-                if let Some(record) = other {
-                    self.abandon(&record, "replaced", REPLACED);
-                }
-                Record::new(app)
-            }
-        }
-    }
-
-    /// Nothing more is done for this record, which is kept under another name.
-    fn abandon(&self, record: &Record, ending: &str, why: &str) {
-        worker::abandon(record, why, &self.context, &self.shutdown);
-        worker::report_set_aside(&record.app, &self.context.store.set_app_aside(&record.app, ending));
-    }
-
     async fn reload(&mut self, reload: Reload) {
-        let Reload { mut settings, manager } = reload;
+        let Reload { mut settings, tools } = reload;
         if settings.state_dir != self.settings.state_dir {
             warn!(state_dir = %settings.state_dir.display(), "another state_dir takes effect at the next start");
             settings.state_dir.clone_from(&self.settings.state_dir);
@@ -283,14 +172,13 @@ impl Agent {
         } else {
             Arc::new(self.context.turns.resized(settings.max_parallel))
         };
-        let Context { runner, gate, refusals, .. } = &*self.context;
-        let (runner, gate, refusals) = (runner.clone(), gate.clone(), refusals.clone());
-        self.context = Arc::new(context(&settings, manager, Shared { runner, turns, gate, refusals }));
+        let Context { gate, refusals, notices, .. } = &*self.context;
+        let (gate, refusals, notices) = (gate.clone(), refusals.clone(), notices.clone());
+        self.context = Arc::new(context(&settings, tools, Shared { turns, gate, refusals, notices }));
         self.router = Arc::new(router_for(&settings));
         self.settings = settings;
         self.context.refusals.say_again();
-        self.remember_rescue();
-        self.staff(Vec::new());
+        self.assign(Vec::new());
         if reconnect {
             self.reconnect().await;
         } else {
@@ -379,7 +267,7 @@ impl Agent {
         let mut takers = Vec::new();
         for (app, verdict) in verdicts {
             match verdict {
-                Ok(()) => takers.extend(self.workers.get(&app)),
+                Ok(()) => takers.extend(self.staff.worker(&app)),
                 Err(why @ RefMismatch::NoDefaultBranch) => {
                     if let Some(Noted { unsaid, total }) = self.context.refusals.note("no default branch") {
                         warn!(%app, %why, unsaid, total, "push ignored");
@@ -397,16 +285,9 @@ impl Agent {
     /// Stops the intake, then waits for what is running. The workers have seen the shutdown themselves.
     async fn end(self) {
         info!("shutting down");
-        let workers: Vec<Worker> = self.workers.into_values().chain(self.retired).collect();
-        for worker in &workers {
-            if let Some(sha) = worker.deploying() {
-                info!(app = %worker.app().name, %sha, "waiting for a running deploy: its services are brought up first");
-            }
-        }
+        self.staff.say_what_runs();
         self.connection.stop().await;
-        for worker in workers {
-            worker.ended().await;
-        }
+        self.staff.end(&self.context.notices).await;
         info!("stopped");
     }
 }
@@ -417,17 +298,18 @@ fn router_for(settings: &Settings) -> Router {
 
 /// What all contexts of one agent have in common.
 struct Shared {
-    runner: Runner,
     turns: Arc<Turns>,
     gate: Gate,
     refusals: Arc<Refusals>,
+    notices: Arc<Notices>,
 }
 
-fn context(settings: &Settings, manager: Arc<dyn ServiceManager>, shared: Shared) -> Context {
-    let Shared { runner, turns, gate, refusals } = shared;
+fn context(settings: &Settings, tools: Tools, shared: Shared) -> Context {
+    let Shared { turns, gate, refusals, notices } = shared;
     Context {
-        manager,
-        runner,
+        manager: tools.manager,
+        service_manager: settings.service_manager.clone(),
+        runner: tools.runner,
         turns,
         gate,
         refusals,
@@ -436,6 +318,7 @@ fn context(settings: &Settings, manager: Arc<dyn ServiceManager>, shared: Shared
         state_dir: settings.state_dir.clone(),
         store: Store::new(&settings.state_dir),
         on_outcome: settings.on_outcome.clone(),
+        notices,
     }
 }
 

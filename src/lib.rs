@@ -17,7 +17,7 @@
 //! | [`router`], [`refs`] | push → apps, or why not; pure |
 //! | [`journal`], [`recovery`], [`state_dir`] | what outlives the agent, and what it mends first at a start |
 //! | [`worker`] | per app: what to deploy and when, and the deploy itself |
-//! | [`command`], [`service`] | run a configured command; stop, start and look at services |
+//! | [`command`], [`service`], [`tools`] | run a configured command; stop, start and look at services; both as they suit the host |
 //! | [`handover`], [`outcome`] | what a deploy hands to the app, and how it ended |
 //! | [`publish`] | the other side: a webhook's body, or a wish → the message that agents take |
 //! | [`config`] | sources → fragments → valid settings |
@@ -47,6 +47,7 @@ pub mod state_dir;
 pub mod supervisor;
 mod tail;
 mod throttle;
+pub mod tools;
 pub mod topic;
 pub mod trust;
 pub mod worker;

@@ -1,28 +1,29 @@
 //! What comes first at a start: damaged records are set aside, and services that an interrupted deploy had stopped
 //! are started, whatever the configuration says now.
 
-use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::command::{JobName, JobStep, Runner};
+use crate::command::{JobName, JobStep, Runner, Running};
 use crate::config::AppName;
 use crate::handover;
 use crate::journal::{InProgress, ReadError, Record, Store};
 use crate::outcome::Outcome;
-use crate::service::{ServiceManager, Status};
+use crate::service::{
+    DEFAULT_LIMIT, DetectionRoot, ManagerChoice, ServiceManager, ServiceName, Status, Trace, start_limit,
+};
+use crate::tools::Tools;
 
-/// A start that hangs must not keep the agent from its other apps.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a look at a service.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The journal cannot be read, so that nothing may be done that would replace it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; nothing is begun until it can be read")]
+#[error("{0}; no push is taken until it can be read, or is removed so that its app starts anew")]
 pub struct RecoveryError(ReadError);
 
 /// What an earlier agent left, mended.
@@ -34,49 +35,77 @@ pub struct Recovered {
     pub given_up: Vec<Outcome>,
 }
 
-/// Reads the journal, and mends what an agent that was killed left behind: all apps side by side.
+/// Reads the journal, and mends what an agent that was killed left behind: all apps side by side, each with the service
+/// manager that its attempt was made with. `current`: what the configuration has now, where there is a valid one.
 pub async fn recover(
     store: &Store,
-    manager: &Arc<dyn ServiceManager>,
-    runner: &Runner,
-    environment: Option<&str>,
+    current: Option<(&ManagerChoice, &Tools)>,
 ) -> Result<Recovered, RecoveryError> {
+    let (records, unreadable) = read(store)?;
+    let mut toolbox = Toolbox::new(current);
     let mut recovered = Recovered::default();
     let mut mending = JoinSet::new();
-    for record in read(store)? {
-        if record.attempt.is_some() {
-            let (manager, runner) = (manager.clone(), runner.clone());
-            mending.spawn(mend(record, store.clone(), manager, runner, environment.map(str::to_owned)));
-        } else {
-            recovered.records.push(record);
+    for record in records {
+        match toolbox.tools_for(&record).await {
+            Some(tools) => {
+                mending.spawn(mend(record, store.clone(), tools));
+            }
+            None => recovered.records.push(record),
         }
     }
     for (record, given_up) in mending.join_all().await {
         recovered.records.push(record);
         recovered.given_up.extend(given_up);
     }
-    Ok(recovered)
+    // Only now, so that no other app's services stay down for it.
+    unreadable.map_or(Ok(recovered), |problem| Err(RecoveryError(problem)))
 }
 
-async fn mend(
-    mut record: Record,
-    store: Store,
-    manager: Arc<dyn ServiceManager>,
-    runner: Runner,
-    environment: Option<String>,
-) -> (Record, Option<Outcome>) {
+/// The tools that were looked for so far.
+struct Toolbox<'a> {
+    current: Option<&'a Tools>,
+    found: Vec<(ManagerChoice, Tools)>,
+}
+
+impl<'a> Toolbox<'a> {
+    fn new(current: Option<(&ManagerChoice, &'a Tools)>) -> Self {
+        let found = current.map(|(choice, tools)| (choice.clone(), tools.clone()));
+        Self { current: current.map(|(_, tools)| tools), found: found.into_iter().collect() }
+    }
+
+    /// Those that the record's attempt was made with; where they are gone, what there is. `None`: there is nothing to
+    /// mend, or nothing to mend it with.
+    async fn tools_for(&mut self, record: &Record) -> Option<Tools> {
+        let choice = &record.attempt.as_ref()?.rescue.service_manager;
+        if let Some((_, tools)) = self.found.iter().find(|(known, _)| known == choice) {
+            return Some(tools.clone());
+        }
+        match Tools::of(choice, &DetectionRoot::default()).await {
+            Ok(tools) => {
+                self.found.push((choice.clone(), tools.clone()));
+                Some(tools)
+            }
+            Err(error) => {
+                error!(app = %record.app, %error, "the service manager of an interrupted deploy is gone");
+                self.current.cloned()
+            }
+        }
+    }
+}
+
+async fn mend(mut record: Record, store: Store, tools: Tools) -> (Record, Option<Outcome>) {
     // Counted first: should the agent be killed in here, this one is not made for ever.
     let Some(attempt) = record.count_interruption() else { return (record, None) };
     write(&store, &record);
     let (app, sha) = (record.app.clone(), &attempt.revision.commit);
     warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
-    end_survivors(&app, &attempt, &runner).await;
+    end_survivors(&app, &attempt, &tools.runner).await;
+    let record = Mutex::new(record);
     if attempt.touched {
-        // Of the revision that ran for certain last: the interrupted one may be half in place.
-        let environment =
-            handover::environment(&record.app, environment.as_deref(), record.last_good.as_ref(), None);
-        start_services(&record.app, &attempt, manager.as_ref(), &environment).await;
+        let note = |running| note(&record, &store, running);
+        start_services(&record, &attempt, tools.manager.as_ref(), &note).await;
     }
+    let mut record = record.into_inner().unwrap_or_else(PoisonError::into_inner);
     let given_up = record.interrupted();
     if given_up.is_some() {
         error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
@@ -85,16 +114,33 @@ async fn mend(
     (record, given_up)
 }
 
+/// For the next agent, should this one be killed in here.
+fn note(record: &Mutex<Record>, store: &Store, running: Running) {
+    let mut record = lock(record);
+    record.set_running(Some(running));
+    write(store, &record);
+}
+
+fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn write(store: &Store, record: &Record) {
     if let Err(error) = store.write(record) {
         warn!(app = %record.app, file = %store.file(&record.app).display(), %error, "cannot write the journal");
     }
 }
 
-fn read(store: &Store) -> Result<Vec<Record>, RecoveryError> {
+/// The records, and what is wrong with one that cannot be read at all: there may be nothing wrong with its content.
+fn read(store: &Store) -> Result<(Vec<Record>, Option<ReadError>), RecoveryError> {
     let (records, unread) = store.read_all().map_err(RecoveryError)?;
+    let mut unreadable = None;
     for problem in unread {
-        let ReadError::Damaged { path, .. } = &problem else { return Err(RecoveryError(problem)) };
+        let ReadError::Damaged { path, .. } = &problem else {
+            error!(error = %problem, "cannot read a record");
+            unreadable = Some(problem);
+            continue;
+        };
         match store.set_aside(path, "damaged") {
             Ok(aside) => {
                 error!(error = %problem, aside = %aside.display(), "record set aside: the app starts anew");
@@ -102,7 +148,7 @@ fn read(store: &Store) -> Result<Vec<Record>, RecoveryError> {
             Err(error) => error!(%error, problem = %problem, "cannot set a damaged record aside"),
         }
     }
-    Ok(records)
+    Ok((records, unreadable))
 }
 
 /// A command may have outlived the agent: no other of the app may begin beside it.
@@ -120,29 +166,47 @@ async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
 }
 
 async fn start_services(
+    record: &Mutex<Record>,
+    attempt: &InProgress,
+    manager: &dyn ServiceManager,
+    note: &(dyn Fn(Running) + Send + Sync),
+) {
+    let (app, last_good) = {
+        let record = lock(record);
+        (record.app.clone(), record.last_good.clone())
+    };
+    // Of the revision that ran for certain last: the interrupted one may be half in place.
+    let environment =
+        handover::environment(&app, attempt.rescue.environment.as_deref(), last_good.as_ref(), None);
+    for service in &attempt.services {
+        start_service(&app, service, attempt, manager, &environment, &Trace::new(&attempt.mark, note)).await;
+    }
+}
+
+async fn start_service(
     app: &AppName,
+    service: &ServiceName,
     attempt: &InProgress,
     manager: &dyn ServiceManager,
     environment: &[(String, String)],
+    trace: &Trace<'_>,
 ) {
+    // A start of what is up could make it run twice, where the manager does not see to that.
+    if let Ok(Ok(Status::Running { .. } | Status::Completed)) = timeout(LOOK, manager.status(service)).await {
+        return;
+    }
     let sha = &attempt.revision.commit;
-    for service in &attempt.services {
-        // A start of what is up could make it run twice, where the manager does not see to that.
-        if let Ok(Ok(Status::Running { .. } | Status::Completed)) =
-            timeout(LOOK, manager.status(service)).await
-        {
-            continue;
+    let limit = start_limit(manager, service, attempt.rescue.start_timeout).await.unwrap_or(DEFAULT_LIMIT);
+    match timeout(limit, manager.start(service, environment, trace)).await {
+        Ok(Ok(())) => {
+            info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
         }
-        match timeout(START_TIMEOUT, manager.start(service, environment, &attempt.mark)).await {
-            Ok(Ok(())) => {
-                info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
-            }
-            Ok(Err(error)) => {
-                error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped");
-            }
-            Err(_) => {
-                error!(%app, %sha, %service, "starting a service that an interrupted deploy had stopped takes too long");
-            }
+        Ok(Err(error)) => {
+            error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped");
+        }
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            error!(%app, %sha, %service, %limit, "starting a service that an interrupted deploy had stopped takes too long");
         }
     }
 }

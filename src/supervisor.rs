@@ -1,9 +1,15 @@
 //! What systemd is told about the agent, by sd_notify(3). Without systemd, nothing happens.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
+
+/// For how long systemd is asked to be patient, again and again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The service manager that runs the agent itself.
 #[derive(Debug)]
@@ -25,8 +31,13 @@ impl Supervisor {
     }
 
     /// How often to say that the main loop is alive: half the limit, as sd_watchdog_enabled(3) advises.
-    pub fn heartbeat(&self) -> Option<Duration> {
-        self.watchdog.map(|limit| limit / 2).filter(|pause| !pause.is_zero())
+    pub fn heartbeat(&self) -> Heartbeat {
+        let pause = self.watchdog.map(|limit| limit / 2).filter(|pause| !pause.is_zero());
+        Heartbeat(pause.map(|pause| {
+            let mut clock = interval(pause);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            clock
+        }))
     }
 
     /// The start is complete, or the reload is.
@@ -53,6 +64,19 @@ impl Supervisor {
         self.notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
     }
 
+    /// Waits for what takes its time before the start is complete, or at the end, while systemd is kept patient.
+    pub async fn attend<T>(&self, heartbeat: &mut Heartbeat, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut patience = interval(PATIENCE / 2);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = heartbeat.beat() => self.alive(),
+                _ = patience.tick() => self.extend_timeout(PATIENCE),
+            }
+        }
+    }
+
     /// One line for `systemctl status`.
     pub fn status(&self, text: &str) {
         self.notify(&[NotifyState::Status(text)]);
@@ -69,6 +93,22 @@ impl Supervisor {
         }
         if let Err(error) = sd_notify::notify(state) {
             debug!(%error, "cannot notify systemd");
+        }
+    }
+}
+
+/// The watchdog's clock; silent where there is none.
+#[derive(Debug)]
+pub struct Heartbeat(Option<Interval>);
+
+impl Heartbeat {
+    /// Waits until it is time to say that the main loop is alive.
+    pub async fn beat(&mut self) {
+        match &mut self.0 {
+            Some(clock) => {
+                clock.tick().await;
+            }
+            None => std::future::pending().await,
         }
     }
 }

@@ -333,6 +333,30 @@ fn an_app_removed_in_mid_deploy_is_deployed_to_its_end() {
     assert!(instance.is_up("api"));
 }
 
+/// Nobody waits for it while the agent goes on.
+#[test]
+fn sigterm_waits_for_a_notification_that_is_on_its_way() {
+    let broker = Mosquitto::start();
+    let notified = r#"on_outcome: {command: ["{dir}/do", outcome, all], dir: "{dir}"}"#;
+    let mut agent = started(&broker, &format!("stagger: 1d\n{notified}\n{API}"));
+    publish(&broker, "acme/api", 'a');
+    agent.logged("push taken", &[]);
+    let instance = agent.instance.clone();
+    instance.hold("outcome", "all");
+    instance.configure(&format!("{notified}\napps: [{{repo: acme/web, service: web, settle: 0s}}]"));
+    agent.signal(Signal::SIGHUP);
+    agent.logged("pending push dropped", &[]);
+    let held = instance.held("outcome", "all");
+    agent.signal(Signal::SIGTERM);
+    let gone = format!("Client {} disconnected", instance.client_id());
+    eventually(|| (broker.logged(&gone) > 0).then_some(()), || broker.log());
+    drop(held);
+    instance.hold_no_more("outcome", "all");
+    assert!(agent.wait().success());
+    let told: Vec<_> = instance.outcomes().iter().map(|told| told["outcome"].clone()).collect();
+    assert_eq!(told, ["dropped"]);
+}
+
 /// Listens as systemd does.
 struct Letters(UnixDatagram);
 
@@ -396,6 +420,30 @@ fn systemd_is_told_how_it_goes() {
     agent.signal(Signal::SIGTERM);
     letters.until("STOPPING=1");
     assert!(agent.wait().success());
+}
+
+#[test]
+fn systemd_is_kept_patient_while_services_are_started_without_a_configuration() {
+    let broker = Mosquitto::start();
+    let instance = Instance::new(&broker);
+    instance.configure(STEPS);
+    instance.hold("update", "api");
+    let mut agent = instance.start();
+    agent.subscribed(1);
+    publish(&broker, "acme/api", 'a');
+    let held = instance.held("update", "api");
+    agent.kill();
+    instance.configure("colour: red");
+    instance.hold("start", "api");
+    let letters = Letters::bind(&instance.file("notify"));
+    let mut second = instance.start_with(|command| {
+        command.env("NOTIFY_SOCKET", instance.file("notify"));
+    });
+    letters.until("EXTEND_TIMEOUT_USEC=60000000");
+    instance.release_for_good("start", "api");
+    assert_eq!(second.wait().code(), Some(78), "{}", second.report());
+    assert!(instance.is_up("api"));
+    drop(held);
 }
 
 #[test]

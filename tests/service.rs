@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use instance_agent::command::Mark;
 use instance_agent::service::{
     CustomManager, DetectionRoot, Limits, ManagerChoice, ServiceError, ServiceManager, ServiceName, Status,
-    Systemd, Template, Upstart, detect,
+    Systemd, Template, Trace, Upstart, detect,
 };
 use tempfile::TempDir;
 
@@ -60,9 +60,9 @@ async fn upstart_starts_stops_and_looks_at_a_job() {
     let host = UpstartHost::new();
     let api = service("api");
     assert_eq!(host.upstart.status(&api).await.unwrap(), Status::Stopped);
-    host.upstart.start(&api, &environment(), &Mark::random()).await.unwrap();
+    host.upstart.start(&api, &environment(), &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(host.upstart.status(&api).await.unwrap(), running(host.read("api").trim()));
-    host.upstart.stop(&api, &Mark::random()).await.unwrap();
+    host.upstart.stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(host.upstart.status(&api).await.unwrap(), Status::Stopped);
     assert_eq!(host.upstart.limits(&api).await.unwrap(), Limits::default());
 }
@@ -70,16 +70,16 @@ async fn upstart_starts_stops_and_looks_at_a_job() {
 #[tokio::test]
 async fn upstart_hands_the_environment_to_the_job_untouched_by_a_shell() {
     let host = UpstartHost::new();
-    host.upstart.start(&service("api"), &environment(), &Mark::random()).await.unwrap();
+    host.upstart.start(&service("api"), &environment(), &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(host.read("api.environment"), "GITHUB_SHA=abc\nGITHUB_REF_NAME=a b;c'd\n");
 }
 
 #[tokio::test]
 async fn upstart_takes_what_is_so_already_for_no_failure() {
     let host = UpstartHost::new();
-    host.upstart.stop(&service("api"), &Mark::random()).await.unwrap();
+    host.upstart.stop(&service("api"), &Trace::unnoted(&Mark::random())).await.unwrap();
     host.write("api", "77\n");
-    host.upstart.start(&service("api"), &[], &Mark::random()).await.unwrap();
+    host.upstart.start(&service("api"), &[], &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(host.upstart.status(&service("api")).await.unwrap(), running("77"));
 }
 
@@ -88,12 +88,17 @@ async fn upstart_tells_an_unknown_job_from_one_that_fails() {
     let host = UpstartHost::new();
     let nope = service("nope");
     assert_eq!(host.upstart.status(&nope).await.unwrap(), Status::NotFound);
-    let error = host.upstart.stop(&nope, &Mark::random()).await.unwrap_err();
+    let error = host.upstart.stop(&nope, &Trace::unnoted(&Mark::random())).await.unwrap_err();
     assert!(matches!(error, ServiceError::NotFound { .. }), "{error}");
-    let error = host.upstart.start(&nope, &[], &Mark::random()).await.unwrap_err();
+    let error = host.upstart.start(&nope, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err();
     assert_eq!(error.to_string(), "upstart knows no service nope: check its name, and that it is installed");
     host.write("api.fails", "");
-    let error = host.upstart.start(&service("api"), &[], &Mark::random()).await.unwrap_err().to_string();
+    let error = host
+        .upstart
+        .start(&service("api"), &[], &Trace::unnoted(&Mark::random()))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.ends_with("start api` failed (exit status: 1): initctl: Job failed to start"), "{error}");
 }
 
@@ -128,11 +133,11 @@ async fn commands_of_the_configuration_start_stop_and_look_at_a_service() {
     let api = service("api");
     assert_eq!(manager.name(), "files");
     assert_eq!(manager.status(&api).await.unwrap(), Status::Stopped);
-    manager.start(&api, &environment(), &Mark::random()).await.unwrap();
+    manager.start(&api, &environment(), &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(manager.status(&api).await.unwrap(), Status::Running { incarnation: None });
     assert_eq!(fs::read_to_string(directory.path().join("--name=api")).unwrap(), "abc a b;c'd\n");
-    manager.stop(&api, &Mark::random()).await.unwrap();
-    manager.stop(&api, &Mark::random()).await.unwrap();
+    manager.stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
+    manager.stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(manager.status(&api).await.unwrap(), Status::Stopped);
     assert_eq!(manager.limits(&api).await.unwrap(), Limits::default());
 }
@@ -141,7 +146,8 @@ async fn commands_of_the_configuration_start_stop_and_look_at_a_service() {
 async fn a_command_of_the_configuration_fails_with_its_last_words() {
     let directory = tempfile::tempdir().unwrap();
     let manager = files(&directory.path().join("missing"));
-    let error = manager.start(&service("api"), &[], &Mark::random()).await.unwrap_err().to_string();
+    let error =
+        manager.start(&service("api"), &[], &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(error.contains("--name=api` failed (exit status: ") && error.contains("missing"), "{error}");
 }
 
@@ -173,10 +179,11 @@ async fn systemctl_that_answers_nonsense_or_not_at_all_is_named() {
     assert!(error.ends_with("-- api` answered what is not understood: hello"), "{error}");
     let refusal = "Failed to connect to bus: No such file or directory";
     let systemd = Systemd::with_program(program(directory.path(), "refuses", refusal, 1));
-    let error = systemd.stop(&service("api"), &Mark::random()).await.unwrap_err().to_string();
+    let error =
+        systemd.stop(&service("api"), &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(error.ends_with(&format!("refuses stop -- api` failed (exit status: 1): {refusal}")), "{error}");
     let error = Systemd::with_program("/no/systemctl")
-        .start(&service("api"), &[], &Mark::random())
+        .start(&service("api"), &[], &Trace::unnoted(&Mark::random()))
         .await
         .unwrap_err();
     assert!(matches!(error, ServiceError::Spawn { .. }), "{error}");

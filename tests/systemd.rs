@@ -20,7 +20,7 @@ use container::Container;
 use instance_agent::command::Mark;
 use instance_agent::service::{
     DetectionRoot, Limits, ManagerChoice, ServiceError, ServiceManager as _, ServiceName, Status, Systemd,
-    detect,
+    Trace, detect,
 };
 
 /// Only the container has this file.
@@ -82,7 +82,7 @@ async fn status(service: &ServiceName) -> Status {
 }
 
 async fn start(service: &ServiceName) {
-    Systemd::new().start(service, &[], &Mark::random()).await.unwrap();
+    Systemd::new().start(service, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
 }
 
 async fn incarnation(service: &ServiceName) -> String {
@@ -122,12 +122,12 @@ async fn case_systemd_is_detected() {
 async fn case_a_simple_unit_starts_and_stops() {
     let api = unit("simple", "[Service]\nExecStart=sleep infinity\n");
     assert_eq!(status(&api).await, Status::Stopped);
-    Systemd::new().stop(&api, &Mark::random()).await.unwrap();
+    Systemd::new().stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     start(&api).await;
     let first = incarnation(&api).await;
     start(&api).await;
     assert_eq!(incarnation(&api).await, first, "a start of what runs is none");
-    Systemd::new().stop(&api, &Mark::random()).await.unwrap();
+    Systemd::new().stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(status(&api).await, Status::Stopped);
     start(&api).await;
     assert_ne!(incarnation(&api).await, first);
@@ -139,10 +139,10 @@ async fn case_a_oneshot_unit_completes() {
     let once = unit("once", "[Service]\nType=oneshot\nExecStart=true\n");
     let systemd = Systemd::new();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
-    systemd.start(&once, &[], &Mark::random()).await.unwrap();
+    systemd.start(&once, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed);
     assert_eq!(status(&once).await, Status::Stopped, "systemd itself forgets a unit that nothing refers to");
-    systemd.stop(&once, &Mark::random()).await.unwrap();
+    systemd.stop(&once, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
 }
 
@@ -162,7 +162,7 @@ async fn case_reloading_systemd_remembers_an_enabled_oneshot_unit() {
 async fn case_a_oneshot_unit_that_remains_is_completed_until_it_is_stopped() {
     let once = unit("remains", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n");
     let systemd = Systemd::new();
-    systemd.start(&once, &[], &Mark::random()).await.unwrap();
+    systemd.start(&once, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed);
     systemctl(&["stop", "remains"]);
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
@@ -172,7 +172,8 @@ async fn case_a_oneshot_unit_that_remains_is_completed_until_it_is_stopped() {
 #[ignore = "runs inside the container"]
 async fn case_a_unit_that_fails_to_start_says_why() {
     let bad = unit("bad", "[Service]\nType=exec\nExecStart=/no/such/program\n");
-    let error = Systemd::new().start(&bad, &[], &Mark::random()).await.unwrap_err().to_string();
+    let error =
+        Systemd::new().start(&bad, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(
         error.starts_with("`systemctl start -- bad` failed (exit status: 1): Job for bad.service"),
         "{error}"
@@ -202,7 +203,7 @@ async fn case_a_unit_that_dies_every_second_changes_its_incarnation() {
     let first = incarnation(&dies).await;
     wait_for(&dies, |status| matches!(status, Status::Running { incarnation: Some(id) } if *id != first))
         .await;
-    Systemd::new().stop(&dies, &Mark::random()).await.unwrap();
+    Systemd::new().stop(&dies, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(status(&dies).await, Status::Stopped);
 }
 
@@ -212,7 +213,7 @@ async fn case_a_unit_that_waits_to_be_restarted_is_starting() {
     let waits = unit("waits", "[Service]\nExecStart=false\nRestart=always\nRestartSec=1h\n");
     start(&waits).await;
     wait_for(&waits, |status| *status == Status::Starting).await;
-    Systemd::new().stop(&waits, &Mark::random()).await.unwrap();
+    Systemd::new().stop(&waits, &Trace::unnoted(&Mark::random())).await.unwrap();
 }
 
 #[tokio::test]
@@ -222,8 +223,9 @@ async fn case_reloading_a_masked_unit_cannot_be_started() {
     let masked: ServiceName = "masked".parse().unwrap();
     systemctl(&["mask", "masked.service"]);
     assert_eq!(status(&masked).await, failed("masked: `systemctl unmask` it"));
-    Systemd::new().stop(&masked, &Mark::random()).await.unwrap();
-    let error = Systemd::new().start(&masked, &[], &Mark::random()).await.unwrap_err().to_string();
+    Systemd::new().stop(&masked, &Trace::unnoted(&Mark::random())).await.unwrap();
+    let error =
+        Systemd::new().start(&masked, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(error.contains("Unit masked.service is masked."), "{error}");
 }
 
@@ -235,8 +237,8 @@ async fn case_an_unknown_unit_is_not_found() {
         let unknown: ServiceName = name.parse().unwrap();
         assert_eq!(status(&unknown).await, Status::NotFound);
         for error in [
-            Systemd::new().stop(&unknown, &Mark::random()).await.unwrap_err(),
-            Systemd::new().start(&unknown, &[], &Mark::random()).await.unwrap_err(),
+            Systemd::new().stop(&unknown, &Trace::unnoted(&Mark::random())).await.unwrap_err(),
+            Systemd::new().start(&unknown, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err(),
         ] {
             assert!(matches!(error, ServiceError::NotFound { .. }), "{error}");
         }
@@ -247,7 +249,8 @@ async fn case_an_unknown_unit_is_not_found() {
 #[ignore = "runs inside the container"]
 async fn case_a_missing_dependency_is_not_taken_for_the_unit() {
     let needs = unit("needs", "[Unit]\nRequires=missing.service\n[Service]\nExecStart=sleep infinity\n");
-    let error = Systemd::new().start(&needs, &[], &Mark::random()).await.unwrap_err().to_string();
+    let error =
+        Systemd::new().start(&needs, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(error.contains("Unit missing.service not found."), "{error}");
 }
 
@@ -258,7 +261,8 @@ async fn case_an_instance_of_a_template_is_a_unit_and_the_template_is_none() {
     let instance: ServiceName = "worker@1".parse().unwrap();
     start(&instance).await;
     incarnation(&instance).await;
-    let error = Systemd::new().start(&template, &[], &Mark::random()).await.unwrap_err().to_string();
+    let error =
+        Systemd::new().start(&template, &[], &Trace::unnoted(&Mark::random())).await.unwrap_err().to_string();
     assert!(error.contains("worker@.service is missing the instance name"), "{error}");
     assert!(Systemd::new().status(&template).await.is_err());
 }
@@ -297,7 +301,7 @@ async fn case_reloading_the_start_limit_does_not_leave_the_sixth_start_down() {
     assert_eq!(status(&often).await, failed("Result=start-limit-hit"));
     for _ in 0..7 {
         start(&often).await;
-        Systemd::new().stop(&often, &Mark::random()).await.unwrap();
+        Systemd::new().stop(&often, &Trace::unnoted(&Mark::random())).await.unwrap();
     }
     start(&often).await;
     incarnation(&often).await;
@@ -310,14 +314,15 @@ async fn case_a_dropped_stop_goes_on_in_systemd() {
     let slow = unit("slow", &format!("[Service]\nExecStart=sleep infinity\nExecStop=sh -c '{wait}'\n"));
     start(&slow).await;
     let (systemd, mark) = (Systemd::new(), Mark::random());
+    let trace = Trace::unnoted(&mark);
     tokio::select! {
-        stopped = systemd.stop(&slow, &mark) => panic!("{stopped:?}, but it may not stop yet"),
+        stopped = systemd.stop(&slow, &trace) => panic!("{stopped:?}, but it may not stop yet"),
         () = wait_for(&slow, |status| *status == Status::Stopped) => {}
     }
     let answer = Command::new("systemctl").args(["show", "--property=ActiveState", "slow"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&answer.stdout), "ActiveState=deactivating\n");
     fs::write("/run/slow-may-stop", "").unwrap();
-    systemd.stop(&slow, &Mark::random()).await.unwrap();
-    systemd.start(&slow, &[], &Mark::random()).await.unwrap();
+    systemd.stop(&slow, &Trace::unnoted(&Mark::random())).await.unwrap();
+    systemd.start(&slow, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
     incarnation(&slow).await;
 }

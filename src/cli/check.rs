@@ -247,9 +247,7 @@ fn read(path: &Path, max_payload: usize) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::service::{Answer, Limits};
-
-    use crate::command::Mark;
+    use crate::service::{Answer, Limits, Trace};
 
     use super::*;
 
@@ -261,11 +259,16 @@ mod tests {
             "silent"
         }
 
-        fn stop<'a>(&'a self, _: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
+        fn stop<'a>(&'a self, _: &'a ServiceName, _: &'a Trace<'a>) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 
-        fn start<'a>(&'a self, _: &'a ServiceName, _: &'a [(String, String)], _: &'a Mark) -> Answer<'a, ()> {
+        fn start<'a>(
+            &'a self,
+            _: &'a ServiceName,
+            _: &'a [(String, String)],
+            _: &'a Trace<'a>,
+        ) -> Answer<'a, ()> {
             Box::pin(std::future::pending())
         }
 

@@ -10,8 +10,9 @@ use tracing::{error, info, warn};
 
 use crate::agent::Reload;
 use crate::config::{LoadError, Loaded, Loader};
-use crate::service::{self, DetectionRoot};
+use crate::service::DetectionRoot;
 use crate::supervisor::Supervisor;
+use crate::tools::Tools;
 
 use super::log;
 use super::run::{log_errors, log_warnings};
@@ -100,8 +101,8 @@ impl Reloader {
             }
         };
         log_warnings(&warnings);
-        match service::detect(&settings.service_manager, &DetectionRoot::default()).await {
-            Ok(manager) => Some(Reload { settings, manager }),
+        match Tools::of(&settings.service_manager, &DetectionRoot::default()).await {
+            Ok(tools) => Some(Reload { settings, tools }),
             Err(problem) => {
                 error!("cannot reload: {problem}");
                 None

@@ -2,11 +2,10 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::agent::{self, Dependencies};
-use crate::command::{Runner, SystemdTools};
 use crate::config::{self, DEFAULT_FILE, LoadError, Loaded, Loader, Request, Tried};
-use crate::journal::{Record, Rescue, RescueFile, Store};
+use crate::journal::{Record, Store};
 use crate::recovery;
-use crate::service::{self, DetectionRoot, ServiceManager, Systemd};
+use crate::service::DetectionRoot;
 use crate::state_dir::StateDir;
 use crate::supervisor::Supervisor;
+use crate::tools::Tools;
 
 use super::log::{self, LogArgs};
 use super::reload::Reloader;
@@ -42,7 +41,7 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
             return exit::of_load(&error);
         }
     };
-    match runtime.block_on(load(&mut loader)) {
+    let code = match runtime.block_on(load(&mut loader)) {
         Ok(loaded) => runtime.block_on(serve(loader, loaded)),
         Err(LoadError::Unconfigured(tried)) => {
             runtime.block_on(rescue(loader.request()));
@@ -53,7 +52,10 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
             runtime.block_on(rescue(loader.request()));
             exit::of_load(&error)
         }
-    }
+    };
+    // What has not ended by now waits for a disk that hangs.
+    runtime.shutdown_background();
+    code
 }
 
 async fn load(loader: &mut Loader) -> Result<Loaded, LoadError> {
@@ -74,7 +76,7 @@ async fn rescue(request: &Request) {
     let touched = |record: &Record| record.attempt.as_ref().is_some_and(|attempt| attempt.touched);
     let problem = match Store::new(&path).read_all() {
         Ok((records, _)) if !records.iter().any(touched) => return,
-        Ok(_) => recover(request, &path).await.err(),
+        Ok(_) => recover(&path).await.err(),
         Err(problem) => Some(problem.into()),
     };
     if let Some(problem) = problem {
@@ -82,15 +84,12 @@ async fn rescue(request: &Request) {
     }
 }
 
-/// As the last valid configuration had it: this one may not even say what stops and starts services.
-async fn recover(request: &Request, path: &Path) -> Result<(), Box<dyn Error>> {
+/// With what the interrupted deploys were made with: this configuration may not even say what starts services.
+async fn recover(path: &Path) -> Result<(), Box<dyn Error>> {
     let state_dir = StateDir::open(path)?;
-    let kept = RescueFile::new(path).read();
-    let Rescue { service_manager, environment } = kept
-        .unwrap_or_else(|| Rescue { service_manager: config::service_manager(request), environment: None });
-    let manager = service::detect(&service_manager, &DetectionRoot::default()).await?;
-    let runner = runner(manager.as_ref()).await;
-    recovery::recover(state_dir.store(), &manager, &runner, environment.as_deref()).await?;
+    let supervisor = Supervisor::from_environment();
+    let recovery = recovery::recover(state_dir.store(), None);
+    supervisor.attend(&mut supervisor.heartbeat(), recovery).await?;
     Ok(())
 }
 
@@ -135,22 +134,18 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
     log_warnings(&warnings);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
-        detected = service::detect(&settings.service_manager, &root) => detected,
+        detected = Tools::of(&settings.service_manager, &root) => detected,
         () = shutdown.cancelled() => return ExitCode::SUCCESS,
     };
-    let manager = match detected {
-        Ok(manager) => manager,
+    let tools = match detected {
+        Ok(tools) => tools,
         Err(problem) => {
             error!("{problem}");
             rescue(loader.request()).await;
             return ExitCode::from(exit::CONFIG);
         }
     };
-    let dependencies = Dependencies {
-        runner: runner(manager.as_ref()).await,
-        manager,
-        supervisor: Supervisor::from_environment(),
-    };
+    let dependencies = Dependencies { tools, supervisor: Supervisor::from_environment() };
     let (reloads, receiver) = mpsc::channel(1);
     let reloader = tokio::spawn(Reloader::new(loader, settings.tag_refresh, reloads).run(hangup));
     let result = agent::run(settings, dependencies, receiver, shutdown).await;
@@ -162,19 +157,6 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
             ExitCode::from(exit::FAILED)
         }
     }
-}
-
-/// Under systemd, commands run as units of their own, if the agent may start such; else as its children.
-async fn runner(manager: &dyn ServiceManager) -> Runner {
-    // The link goes on naming this program when an upgrade replaces its file, and names it to other processes too.
-    let helper = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    if manager.name() == Systemd::NAME && geteuid().is_root() {
-        match Runner::under_systemd(helper.clone(), SystemdTools::default()).await {
-            Ok(runner) => return runner,
-            Err(problem) => warn!("commands will end with the agent: they cannot run as units: {problem}"),
-        }
-    }
-    Runner::new(helper)
 }
 
 pub(super) fn log_warnings(warnings: &[String]) {

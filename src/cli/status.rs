@@ -304,6 +304,8 @@ fn painted(cell: &Cell, width: usize, colour: bool) -> String {
 mod tests {
     use std::time::SystemTime;
 
+    use crate::journal::Rescue;
+
     use super::*;
 
     fn table_of(records: &[Record], colour: bool) -> String {
@@ -330,7 +332,7 @@ mod tests {
 
     fn ended(app: &str, verdict: Verdict) -> Record {
         let mut record = pushed(app);
-        let attempt = record.begin(true, SystemTime::UNIX_EPOCH).unwrap();
+        let attempt = record.begin(true, Rescue::default(), SystemTime::UNIX_EPOCH).unwrap();
         let why = if verdict == Verdict::Deployed { String::new() } else { "no space left".to_owned() };
         record.end(Entry::without_attempt(verdict, &attempt.revision, SystemTime::UNIX_EPOCH, why), 0);
         record
@@ -341,7 +343,7 @@ mod tests {
         assert_eq!(State::of(&Record::for_test("api", "o/r")), State::New);
         assert_eq!(State::of(&pushed("api")), State::Pending);
         let mut deploying = pushed("api");
-        deploying.begin(false, SystemTime::UNIX_EPOCH);
+        deploying.begin(false, Rescue::default(), SystemTime::UNIX_EPOCH);
         assert_eq!(State::of(&deploying), State::Deploying);
         assert_eq!(State::of(&ended("api", Verdict::Deployed)), State::Deployed);
         assert_eq!(State::of(&ended("api", Verdict::Failed)), State::Failed);

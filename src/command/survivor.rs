@@ -27,7 +27,7 @@ pub struct ProcessGroup {
 
 impl ProcessGroup {
     /// The group that the process leads, which must not have been reaped yet.
-    pub(super) fn led_by(pgid: i32) -> io::Result<Self> {
+    pub(crate) fn led_by(pgid: i32) -> io::Result<Self> {
         let gone = || io::Error::other(format!("process {pgid} is gone"));
         Ok(Self { pgid, start_time: start_time(pgid)?.ok_or_else(gone)?, boot_id: boot_id()? })
     }

@@ -188,10 +188,3 @@ pub fn state_dir(request: &Request) -> PathBuf {
         .or_else(of_unit)
         .unwrap_or_else(|| PathBuf::from(validate::STATE_DIR))
 }
-
-/// The service manager that the sources name, even where they are invalid in other ways; else whichever runs here.
-pub fn service_manager(request: &Request) -> ManagerChoice {
-    let sources = source::read(request).ok();
-    let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.service_manager));
-    validate::service_manager(&mut checker::Checker::default(), named).unwrap_or_default()
-}

@@ -11,7 +11,7 @@ pub(crate) mod time;
 pub(crate) use admission::Admission;
 pub use entry::Entry;
 pub use record::{Desired, InProgress, Record};
-pub use rescue::{Rescue, RescueFile};
+pub use rescue::Rescue;
 pub use session::{Session, SessionFile};
 pub use store::{ReadError, Store};
 pub(crate) use time::optional as optional_time;

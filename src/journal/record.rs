@@ -14,6 +14,7 @@ use crate::service::ServiceName;
 
 use super::admission::{self, Admission};
 use super::entry::Entry;
+use super::rescue::Rescue;
 
 /// The format that this version writes.
 pub(super) const VERSION: u32 = 1;
@@ -104,9 +105,21 @@ pub struct InProgress {
     pub touched: bool,
     /// By which whatever it runs is found when the agent does not live to see its end.
     pub mark: Mark,
-    /// The process group of the command that was begun last, where systemd does not know it by name: it may have
-    /// cleared its environment, and the mark with it.
+    /// The process group of the command that was begun last, a service manager's included, where systemd does not know
+    /// it by name: it may have cleared its environment, and the mark with it.
     pub running: Option<Running>,
+    /// What it takes to start the services again.
+    #[serde(default)]
+    pub rescue: Rescue,
+}
+
+/// What follows from the end of an attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// The same revision will be tried again.
+    pub(crate) retry: bool,
+    /// It was interrupted too often, and will not be.
+    pub(crate) given_up: Option<Outcome>,
 }
 
 /// A push that was taken.
@@ -202,7 +215,7 @@ impl Record {
     }
 
     /// Counts an attempt to deploy what is pending. `touches`: its first step is to stop the services.
-    pub(crate) fn begin(&mut self, touches: bool, now: SystemTime) -> Option<InProgress> {
+    pub(crate) fn begin(&mut self, touches: bool, rescue: Rescue, now: SystemTime) -> Option<InProgress> {
         let revision = self.pending()?.clone();
         let desired = self.desired.as_mut()?;
         desired.attempts += 1;
@@ -215,6 +228,7 @@ impl Record {
             touched: false,
             mark: Mark::random(),
             running: None,
+            rescue,
         };
         self.attempt = Some(attempt.clone());
         if touches {
@@ -238,27 +252,30 @@ impl Record {
         }
     }
 
-    /// The attempt has ended. `retries`: how often a failed one is tried again. Says whether it will be.
-    pub(crate) fn end(&mut self, entry: Entry, retries: u32) -> bool {
+    /// The attempt has ended. `retries`: how often a failed one is tried again.
+    pub(crate) fn end(&mut self, entry: Entry, retries: u32) -> Ended {
         let verdict = entry.outcome;
         self.note(entry);
-        let Some(attempt) = self.attempt.take() else { return false };
+        let Some(attempt) = self.attempt.take() else { return Ended::default() };
         if verdict == Verdict::Deployed {
             self.deployed = Some(attempt.revision.clone());
             self.last_good = Some(attempt.revision.clone());
         }
         // A newer push came meanwhile: the attempt says nothing about it.
         let Some(desired) = self.desired.as_mut().filter(|it| it.revision.is(&attempt.revision)) else {
-            return false;
+            return Ended::default();
         };
         match verdict {
             Verdict::Deployed => desired.again = false,
-            Verdict::Interrupted => desired.interrupt(),
+            Verdict::Interrupted => {
+                desired.interrupt();
+                return Ended { retry: false, given_up: self.give_up_interrupted(attempt) };
+            }
             Verdict::Failed | Verdict::Dropped => {
                 desired.failed = desired.attempts.saturating_sub(desired.interrupted) > retries;
             }
         }
-        verdict == Verdict::Failed && !desired.failed
+        Ended { retry: verdict == Verdict::Failed && !desired.failed, given_up: None }
     }
 
     /// Counts the attempt that was in progress when the agent was killed among the interrupted ones. It stays in
@@ -275,6 +292,10 @@ impl Record {
     pub(crate) fn interrupted(&mut self) -> Option<Outcome> {
         let attempt = self.attempt.take()?;
         self.note(Entry::interrupted(&attempt));
+        self.give_up_interrupted(attempt)
+    }
+
+    fn give_up_interrupted(&mut self, attempt: InProgress) -> Option<Outcome> {
         self.desired.as_ref().filter(|it| it.failed && it.revision.is(&attempt.revision))?;
         let why = format!("interrupted {INTERRUPTIONS} times: it waits for a new push");
         Some(self.give_up(Verdict::Failed, attempt.revision, why))

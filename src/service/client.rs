@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
-use super::ServiceError;
+use super::{ServiceError, Trace};
 use crate::tail::Tail;
 
 /// How long the output may stay open after the command ended: a daemon that it started may hold it for good.
@@ -78,17 +78,26 @@ impl Drop for Group {
 }
 
 /// Runs `argv` without a shell to its end. Dropping the future kills the command and its children; tokio reaps it.
-pub(super) async fn run<K, V>(argv: &[&str], environment: &[(K, V)]) -> Result<Finished, ServiceError>
+pub(super) async fn run<K, V>(
+    argv: &[&str],
+    environment: &[(K, V)],
+    trace: Option<&Trace<'_>>,
+) -> Result<Finished, ServiceError>
 where
     K: AsRef<str>,
     V: AsRef<str>,
 {
     let variables = environment.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
+    let mark = trace.map(Trace::variable);
+    let variables = variables.chain(mark.iter().map(|(key, value)| (*key, value.as_str())));
     let cannot_run = |source| ServiceError::Spawn { command: display(argv), source };
     let (mut child, output) = spawn(argv, variables).map_err(cannot_run)?;
     let tail = Arc::new(Mutex::new(Tail::default()));
     let reading = tokio::spawn(read(output, Arc::clone(&tail)));
     let mut group = Group::of(&child);
+    if let Some(trace) = trace {
+        trace.started(&child);
+    }
     let status = child.wait().await.map_err(cannot_run)?;
     group.release();
     // Running late is no error: the reader goes on, so that who holds the output never meets a broken pipe.
@@ -153,7 +162,8 @@ mod tests {
 
     #[tokio::test]
     async fn both_streams_are_kept_in_order() {
-        let finished = run(&["sh", "-c", "echo one; echo two >&2; echo three; exit 3"], &NONE).await.unwrap();
+        let finished =
+            run(&["sh", "-c", "echo one; echo two >&2; echo three; exit 3"], &NONE, None).await.unwrap();
         assert_eq!(finished.output, ["one", "two", "three"]);
         let error = finished.into_failure().to_string();
         let command = "sh -c 'echo one; echo two >&2; echo three; exit 3'";
@@ -162,21 +172,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_named() {
-        let error = run(&["/no/such/systemctl", "stop"], &NONE).await.err().unwrap().to_string();
+        let error = run(&["/no/such/systemctl", "stop"], &NONE, None).await.err().unwrap().to_string();
         assert!(error.starts_with("cannot run `/no/such/systemctl stop`: No such file"), "{error}");
     }
 
     #[tokio::test]
     async fn the_environment_is_handed_on_and_systemds_letters_are_not() {
         let script = "echo $A; cat; echo ${NOTIFY_SOCKET-none}";
-        let finished = run(&["sh", "-c", script], &[("A", "1"), ("NOTIFY_SOCKET", "/x")]).await.unwrap();
+        let finished =
+            run(&["sh", "-c", script], &[("A", "1"), ("NOTIFY_SOCKET", "/x")], None).await.unwrap();
         assert_eq!(finished.output, ["1", "none"]);
     }
 
     #[tokio::test]
     async fn a_daemon_that_keeps_the_output_open_is_not_waited_for() {
         let begun = std::time::Instant::now();
-        let finished = run(&["sh", "-c", "sleep 3 & echo started"], &NONE).await.unwrap();
+        let finished = run(&["sh", "-c", "sleep 3 & echo started"], &NONE, None).await.unwrap();
         assert_eq!(finished.output, ["started"]);
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
@@ -188,7 +199,7 @@ mod tests {
         let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 60", file.display());
         let process = {
             let argv = ["sh", "-c", &script];
-            let mut running = Box::pin(run(&argv, &NONE));
+            let mut running = Box::pin(run(&argv, &NONE, None));
             loop {
                 let waited = tokio::time::timeout(Duration::from_millis(5), &mut running).await;
                 assert!(waited.is_err());
@@ -223,7 +234,7 @@ mod tests {
         });
         let argv = ["sh", "-c", &script];
         tokio::select! {
-            _ = run(&argv, &NONE) => panic!("the script waits for its child"),
+            _ = run(&argv, &NONE, None) => panic!("the script waits for its child"),
             line = lines.recv() => assert_eq!(line.unwrap(), "ready"),
         }
         // Open for reading too: nobody else may be left to read.

@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Mark;
-
 use super::client::{Finished, run};
-use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace};
 
 /// What stands for the service in a [`Template`].
 const SERVICE: &str = "{service}";
@@ -87,24 +85,22 @@ impl ServiceManager for CustomManager {
         &self.name
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
-        Box::pin(async { succeed(perform(&self.stop, service, &[mark.variable()]).await?) })
+    fn stop<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        Box::pin(async { succeed(perform(&self.stop, service, &[], Some(trace)).await?) })
     }
 
     fn start<'a>(
         &'a self,
         service: &'a ServiceName,
         environment: &'a [(String, String)],
-        mark: &'a Mark,
+        trace: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
-        let revision = environment.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let environment: Vec<_> = revision.chain([mark.variable()]).collect();
-        Box::pin(async move { succeed(perform(&self.start, service, &environment).await?) })
+        Box::pin(async move { succeed(perform(&self.start, service, environment, Some(trace)).await?) })
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
         Box::pin(async {
-            let finished = perform(&self.status, service, &[]).await?;
+            let finished = perform(&self.status, service, &[], None).await?;
             match (finished.success(), finished.exited()) {
                 (true, _) => Ok(Status::Running { incarnation: None }),
                 (false, true) => Ok(Status::Stopped),
@@ -122,11 +118,12 @@ impl ServiceManager for CustomManager {
 async fn perform(
     template: &Template,
     service: &ServiceName,
-    environment: &[(&str, String)],
+    environment: &[(String, String)],
+    trace: Option<&Trace<'_>>,
 ) -> Result<Finished, ServiceError> {
     let words = template.fill(service);
     let argv: Vec<&str> = words.iter().map(String::as_str).collect();
-    run(&argv, environment).await
+    run(&argv, environment, trace).await
 }
 
 fn succeed(finished: Finished) -> Result<(), ServiceError> {

@@ -103,7 +103,7 @@ fn is_systemd(directory: &Path) -> bool {
 
 /// None when init says that it is upstart, as in `init (upstart 1.12.1)`; else what it said instead.
 async fn not_upstart(initctl: &str) -> Option<String> {
-    match tokio::time::timeout(PATIENCE, run(&[initctl, "version"], &UNTRANSLATED)).await {
+    match tokio::time::timeout(PATIENCE, run(&[initctl, "version"], &UNTRANSLATED, None)).await {
         Ok(Ok(finished)) if finished.success() && finished.says("upstart") => None,
         Ok(Ok(finished)) if finished.output.is_empty() => Some("says nothing".to_owned()),
         Ok(Ok(finished)) => Some(format!("says \"{}\"", finished.output.join(" | "))),

@@ -5,14 +5,18 @@
 mod client;
 mod custom;
 mod detect;
+mod limit;
 mod span;
 mod systemd;
+mod trace;
 mod unit;
 mod upstart;
 
 pub use custom::{CustomManager, Template, TemplateError};
 pub use detect::{DetectError, DetectionRoot, ManagerChoice, detect};
+pub(crate) use limit::{DEFAULT_LIMIT, start_limit, stop_limit};
 pub use systemd::Systemd;
+pub use trace::Trace;
 pub use upstart::Upstart;
 
 use std::fmt;
@@ -22,8 +26,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use crate::command::Mark;
 
 /// What a service manager answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ServiceError>> + Send + 'a>>;
@@ -35,15 +37,15 @@ pub trait ServiceManager: Send + Sync {
 
     /// Stops the service and waits until it is down. A service that is down already is no error.
     ///
-    /// Should the agent be killed meanwhile, the next one ends what has the `mark` before it does anything else.
-    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()>;
+    /// Should the agent be killed meanwhile, the next one ends what bears the `trace` before it does anything else.
+    fn stop<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()>;
 
-    /// Starts the service, handing it `environment` where the manager can; for `mark` see [`Self::stop`].
+    /// Starts the service, handing it `environment` where the manager can; for `trace` see [`Self::stop`].
     fn start<'a>(
         &'a self,
         service: &'a ServiceName,
         environment: &'a [(String, String)],
-        mark: &'a Mark,
+        trace: &'a Trace<'a>,
     ) -> Answer<'a, ()>;
 
     /// What the service is doing now.

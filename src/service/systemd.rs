@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::command::Mark;
-
 use super::client::{Finished, UNTRANSLATED, run};
 use super::unit::{PROPERTIES, Unit};
-use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace};
 
 /// Stops and starts units of the system's systemd. Environment reaches them by a file that they name, not by this.
 #[derive(Debug)]
@@ -33,12 +31,12 @@ impl Systemd {
     }
 
     async fn systemctl(&self, verb: &str, service: &ServiceName) -> Result<Finished, ServiceError> {
-        run(&[&self.program, verb, "--", service.as_str()], &UNTRANSLATED).await
+        run(&[&self.program, verb, "--", service.as_str()], &UNTRANSLATED, None).await
     }
 
     async fn show(&self, service: &ServiceName) -> Result<Unit, ServiceError> {
         let argv = [&self.program, "show", "--property", PROPERTIES, "--", service.as_str()];
-        let finished = run(&argv, &UNTRANSLATED).await?;
+        let finished = run(&argv, &UNTRANSLATED, None).await?;
         if !finished.success() {
             return Err(finished.into_failure());
         }
@@ -101,7 +99,7 @@ impl ServiceManager for Systemd {
     }
 
     // A `systemctl` that outlives the agent only waits: systemd does the work, and a later job replaces an earlier.
-    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
+    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Trace<'a>) -> Answer<'a, ()> {
         Box::pin(self.stop_unit(service))
     }
 
@@ -109,7 +107,7 @@ impl ServiceManager for Systemd {
         &'a self,
         service: &'a ServiceName,
         _: &'a [(String, String)],
-        _: &'a Mark,
+        _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
         Box::pin(self.start_unit(service))
     }

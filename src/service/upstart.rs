@@ -1,9 +1,7 @@
 //! upstart, through `initctl`. Its words are those of upstart 1.12.
 
-use crate::command::Mark;
-
 use super::client::{Finished, UNTRANSLATED, run};
-use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace};
 
 const NAME: &str = "upstart";
 
@@ -29,17 +27,15 @@ impl Upstart {
         verb: &str,
         service: &ServiceName,
         assignments: &[String],
-        mark: Option<&Mark>,
+        trace: Option<&Trace<'_>>,
     ) -> Result<Finished, ServiceError> {
         let mut argv = vec![self.program.as_str(), verb, service.as_str()];
         argv.extend(assignments.iter().map(String::as_str));
-        let untranslated = UNTRANSLATED.map(|(name, value)| (name, value.to_owned()));
-        let environment: Vec<_> = untranslated.into_iter().chain(mark.map(Mark::variable)).collect();
-        run(&argv, &environment).await
+        run(&argv, &UNTRANSLATED, trace).await
     }
 
-    async fn stop_job(&self, service: &ServiceName, mark: &Mark) -> Result<(), ServiceError> {
-        let finished = self.initctl("stop", service, &[], Some(mark)).await?;
+    async fn stop_job(&self, service: &ServiceName, trace: &Trace<'_>) -> Result<(), ServiceError> {
+        let finished = self.initctl("stop", service, &[], Some(trace)).await?;
         if finished.success() || finished.says("Unknown instance:") {
             return Ok(());
         }
@@ -50,11 +46,11 @@ impl Upstart {
         &self,
         service: &ServiceName,
         environment: &[(String, String)],
-        mark: &Mark,
+        trace: &Trace<'_>,
     ) -> Result<(), ServiceError> {
         let assignments: Vec<String> =
             environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let finished = self.initctl("start", service, &assignments, Some(mark)).await?;
+        let finished = self.initctl("start", service, &assignments, Some(trace)).await?;
         if finished.success() || finished.says("Job is already running:") {
             return Ok(());
         }
@@ -87,17 +83,17 @@ impl ServiceManager for Upstart {
         NAME
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName, mark: &'a Mark) -> Answer<'a, ()> {
-        Box::pin(self.stop_job(service, mark))
+    fn stop<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        Box::pin(self.stop_job(service, trace))
     }
 
     fn start<'a>(
         &'a self,
         service: &'a ServiceName,
         environment: &'a [(String, String)],
-        mark: &'a Mark,
+        trace: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
-        Box::pin(self.start_job(service, environment, mark))
+        Box::pin(self.start_job(service, environment, trace))
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {

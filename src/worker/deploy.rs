@@ -16,18 +16,15 @@ use crate::handover;
 use crate::journal::{InProgress, Record};
 use crate::outcome::{Failure, Outcome, Step, Verdict};
 use crate::router::Revision;
-use crate::service::{Limits, ServiceError, ServiceName, Status};
+use crate::service::{DEFAULT_LIMIT, ServiceError, ServiceName, Status, Trace, start_limit, stop_limit};
 
 use super::ledger::Ledger;
 use super::machine::Machine;
 use super::{Context, Setup};
 
-/// How long a running command, stop or start may go on once the agent is ending.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
-/// For a service whose own limit is not known, or is none: longer than systemd's default of 90 s.
-const SERVICE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// On top of a unit's own limit, so that its manager is the first to give up and can say why.
-const SERVICE_MARGIN: Duration = Duration::from_secs(10);
+/// How long a running command or stop, or a start of which nobody says how long it may take, may go on once the agent
+/// is ending.
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// For a look at a service, or a small file.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -134,8 +131,7 @@ impl Deploy<'_> {
         info!(app = %self.app.name, step = step.as_str(), "running command");
         let job = JobName::new(job, &self.app.name);
         let stop = Stop { shutdown: self.shutdown.clone(), grace: SHUTDOWN_GRACE };
-        let ledger = self.ledger.clone();
-        let started = |running| remember(ledger, running);
+        let started = self.note();
         let (name, mark) = self.attempt.mark.variable();
         let environment = [environment, &[(name.to_owned(), mark)]].concat();
         let ran = self.context.runner.run(&job, spec, &environment, &stop, started).await;
@@ -156,10 +152,13 @@ impl Deploy<'_> {
                 return false;
             }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
-            let limit = self.limit(service, self.app.stop_timeout, |limits| limits.stop).await;
-            if let Err(problem) =
-                self.bounded(limit, self.context.manager.stop(service, &self.attempt.mark)).await
-            {
+            let manager = self.context.manager.as_ref();
+            let limit = stop_limit(manager, service, self.app.stop_timeout).await;
+            let note = self.note();
+            let trace = Trace::new(&self.attempt.mark, &note);
+            let stopped = self.bounded(limit.unwrap_or(DEFAULT_LIMIT), manager.stop(service, &trace)).await;
+            self.forget_running();
+            if let Err(problem) = stopped {
                 self.failures.push(service_failure(Step::Stop, service, problem));
                 return false;
             }
@@ -172,9 +171,18 @@ impl Deploy<'_> {
         self.write_environment_file(environment).await;
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
-            let limit = self.limit(service, self.app.start_timeout, |limits| limits.start).await;
-            let starting = self.context.manager.start(service, environment, &self.attempt.mark);
-            if let Err(problem) = self.bounded(limit, starting).await {
+            let manager = self.context.manager.as_ref();
+            let limit = start_limit(manager, service, self.app.start_timeout).await;
+            let note = self.note();
+            let trace = Trace::new(&self.attempt.mark, &note);
+            let starting = manager.start(service, environment, &trace);
+            let started = match limit {
+                // Also when the agent is ending: no service is left down on purpose.
+                Some(limit) => bounded(limit, starting).await,
+                None => self.bounded(DEFAULT_LIMIT, starting).await,
+            };
+            self.forget_running();
+            if let Err(problem) = started {
                 self.failures.push(service_failure(Step::Start, service, problem));
             }
         }
@@ -260,20 +268,6 @@ impl Deploy<'_> {
             }
         }
     }
-
-    async fn limit(
-        &self,
-        service: &ServiceName,
-        configured: Option<Duration>,
-        own: impl Fn(Limits) -> Option<Duration>,
-    ) -> Duration {
-        if let Some(limit) = configured {
-            return limit;
-        }
-        // A manager that cannot even say this will fail the step itself, with a better message.
-        let limits = bounded(STATUS_TIMEOUT, self.context.manager.limits(service)).await.unwrap_or_default();
-        own(limits).map_or(SERVICE_TIMEOUT, |limit| limit.saturating_add(SERVICE_MARGIN))
-    }
 }
 
 fn step_of(job: JobStep) -> Step {
@@ -285,6 +279,12 @@ fn step_of(job: JobStep) -> Step {
 }
 
 impl Deploy<'_> {
+    /// Hears of what was begun.
+    fn note(&self) -> impl Fn(Running) + Send + Sync + use<> {
+        let ledger = self.ledger.clone();
+        move |running| remember(ledger.clone(), running)
+    }
+
     /// What a command left running is none of the next agent's business.
     fn forget_running(&self) {
         let ledger = self.ledger.clone();

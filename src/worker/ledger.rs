@@ -14,6 +14,7 @@ use tracing::{error, info};
 
 use crate::journal::{Record, Store};
 
+use super::departure::Departure;
 use super::machine::Machine;
 
 /// Between two tries to write to a disk that refuses.
@@ -72,12 +73,12 @@ impl Ledger {
     }
 
     /// Ends the ledger, and puts its file out of the way: the record of a removed app is not revived later.
-    pub(super) async fn set_aside(&self) -> io::Result<PathBuf> {
+    pub(super) async fn set_aside(&self, departure: Departure) -> io::Result<PathBuf> {
         self.closed.cancel();
         let _writing = self.writing.lock().await;
         self.retired.store(true, Ordering::Relaxed);
         let (store, app) = (self.store.clone(), self.machine().record().app.clone());
-        spawn_blocking(move || store.set_app_aside(&app, "removed"))
+        spawn_blocking(move || store.set_app_aside(&app, departure.as_str()))
             .await
             .unwrap_or_else(|panic| Err(panic.into()))
     }
@@ -129,7 +130,7 @@ mod tests {
         let count = |record: &mut Record| record.superseded += 1;
         assert_eq!(ledger.change(count, Machine::noted).await, Ok(()));
         assert!(file.exists());
-        let aside = ledger.set_aside().await.unwrap();
+        let aside = ledger.set_aside(Departure::Removed).await.unwrap();
         // The file may be another worker's by now.
         assert_eq!(ledger.change(count, Machine::noted).await, Err(NotRecorded));
         assert!(aside.exists() && !file.exists());

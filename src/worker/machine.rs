@@ -135,7 +135,7 @@ fn back_off(failures: u32) -> Duration {
 mod tests {
     use std::time::SystemTime;
 
-    use crate::journal::{Admission, Entry};
+    use crate::journal::{Admission, Entry, Rescue};
     use crate::outcome::Verdict;
     use crate::router::Revision;
 
@@ -178,7 +178,7 @@ mod tests {
         fn begin(&mut self) -> InProgress {
             assert_eq!(self.machine.next(self.now), Next::Deploy);
             let mut record = self.machine.record().clone();
-            let attempt = record.begin(true, SystemTime::now());
+            let attempt = record.begin(true, Rescue::default(), SystemTime::now());
             self.machine.began(record, attempt).unwrap()
         }
 
@@ -186,7 +186,7 @@ mod tests {
             let mut record = self.machine.record().clone();
             let attempted = record.attempt.clone().unwrap().revision;
             let entry = Entry::without_attempt(verdict, &attempted, SystemTime::now(), String::new());
-            let retry = record.end(entry, self.retries);
+            let retry = record.end(entry, self.retries).retry;
             self.machine.ended(record, retry, self.now)
         }
 
@@ -296,7 +296,7 @@ mod tests {
         bench.end(Verdict::Deployed);
         bench.push('b');
         let mut record = bench.machine.record().clone();
-        let attempt = record.begin(false, SystemTime::now());
+        let attempt = record.begin(false, Rescue::default(), SystemTime::now());
         bench.machine.began(record, attempt);
         let mut back = revision('a');
         back.before = Some("b".repeat(40).parse().unwrap());

@@ -1,5 +1,6 @@
 //! One task per app: deploys the newest revision, one deploy at a time.
 
+mod departure;
 mod deploy;
 mod gate;
 mod inbox;
@@ -9,7 +10,7 @@ mod report;
 mod turns;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -18,28 +19,36 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
-use crate::config::{App, AppName};
+use crate::config::App;
 use crate::github::CommitId;
-use crate::journal::{Entry, Record, Store};
+use crate::journal::{Entry, Record, Rescue, Store};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::Refusals;
 use crate::router::Revision;
-use crate::service::ServiceManager;
+use crate::service::{ManagerChoice, ServiceManager, start_limit};
 
 pub use gate::Gate;
+pub use report::Notices;
 pub use turns::Turns;
 
+pub(crate) use departure::Departure;
 use inbox::Inbox;
 pub(crate) use inbox::Receipt;
 use ledger::Ledger;
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
 
+/// A command that runs, its end if it does not heed the first word, looks at the services, and the notification: without
+/// the starts of the services.
+const LONGEST_END: Duration = Duration::from_secs(2 * 60);
+
 /// What all workers share. A reload makes a new one.
 #[derive(Clone)]
 pub struct Context {
     /// Stops and starts the services.
     pub manager: Arc<dyn ServiceManager>,
+    /// As which the configuration names that.
+    pub service_manager: ManagerChoice,
     /// Runs the commands.
     pub runner: Runner,
     /// Hands out the turns to deploy.
@@ -58,6 +67,8 @@ pub struct Context {
     pub store: Store,
     /// Runs after each outcome.
     pub on_outcome: Option<CommandSpec>,
+    /// Runs of it that nobody waits for before the agent ends.
+    pub notices: Arc<Notices>,
 }
 
 /// The configuration of one app, which a reload may replace between two deploys.
@@ -97,6 +108,8 @@ struct Shared {
     ready: CancellationToken,
     /// The app is no longer in the configuration: a running deploy ends in peace, nothing new begins.
     retired: CancellationToken,
+    /// Why, once it is retired.
+    departure: OnceLock<Departure>,
     /// The agent is to end.
     shutdown: CancellationToken,
 }
@@ -118,18 +131,19 @@ impl Worker {
             changed: Notify::new(),
             ready: CancellationToken::new(),
             retired: CancellationToken::new(),
+            departure: OnceLock::new(),
             shutdown,
         });
         let task = tokio::spawn({
             let shared = shared.clone();
             async move {
-                if let Some(former) = former {
+                if let Some(mut former) = former {
                     former.ended().await;
                 }
                 shared.ready.cancel();
                 work(&shared).await;
-                if shared.retired.is_cancelled() {
-                    set_aside(&shared).await;
+                if let Some(departure) = shared.departure.get() {
+                    set_aside(&shared, *departure).await;
                 }
             }
         });
@@ -160,7 +174,9 @@ impl Worker {
     }
 
     /// Begins nothing new; a running deploy goes on to its end, and then the record is set aside.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(&self, departure: Departure) {
+        // Only once: a worker that was retired gets no other app.
+        let _ = self.shared.departure.set(departure);
         self.shared.retired.cancel();
     }
 
@@ -169,14 +185,26 @@ impl Worker {
         self.shared.ledger.machine().record().attempt.as_ref().map(|attempt| attempt.revision.commit.clone())
     }
 
+    /// How long a running deploy may take to end once the agent is ending. `None`: none runs.
+    pub(crate) async fn longest_end(&self) -> Option<Duration> {
+        let attempt = self.shared.ledger.machine().record().attempt.clone()?;
+        let manager = self.shared.setup().context.manager.clone();
+        let mut longest = LONGEST_END;
+        for service in &attempt.services {
+            let limit = start_limit(manager.as_ref(), service, attempt.rescue.start_timeout).await;
+            longest = longest.saturating_add(limit.unwrap_or(deploy::SHUTDOWN_GRACE));
+        }
+        Some(longest)
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
 
-    /// Waits until the worker has ended, after a shutdown or [`Worker::retire`].
-    pub(crate) async fn ended(self) {
+    /// Waits until the worker has ended, after a shutdown or [`Worker::retire`]; once only.
+    pub(crate) async fn ended(&mut self) {
         // It cannot panic without having said so, and is never aborted.
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
     }
 }
 
@@ -215,9 +243,13 @@ async fn take_in(shared: Arc<Shared>) {
             .await;
         let Ok(admissions) = recorded else {
             // The agent ends, and the broker sends them again to the next one. Or the app was removed: nobody wants them.
-            let unwanted = shared.retired.is_cancelled();
-            offers.into_iter().filter(|_| unwanted).for_each(|offer| offer.receipt.recorded());
-            return;
+            if !shared.retired.is_cancelled() {
+                return;
+            }
+            for offer in offers {
+                offer.receipt.recorded();
+            }
+            continue;
         };
         for (offer, admission) in offers.into_iter().zip(admissions) {
             report::admitted(&app, &offer.revision, admission, &context.refusals);
@@ -227,11 +259,14 @@ async fn take_in(shared: Arc<Shared>) {
     }
 }
 
-/// Why what is pending is dropped when its app is removed.
-pub(crate) const REMOVED: &str = "the app is no longer in the configuration";
-
 /// Says that what is pending in this record will not be deployed.
-pub(crate) fn abandon(record: &Record, why: &str, context: &Arc<Context>, shutdown: &CancellationToken) {
+pub(crate) fn abandon(
+    record: &Record,
+    departure: Departure,
+    context: &Arc<Context>,
+    shutdown: &CancellationToken,
+) {
+    let why = departure.reason();
     if let Some(pending) = record.pending() {
         report::dropped(pending, &record.app, why);
         let outcome = Outcome::given_up(Verdict::Dropped, record, pending.clone(), why.to_owned());
@@ -239,12 +274,14 @@ pub(crate) fn abandon(record: &Record, why: &str, context: &Arc<Context>, shutdo
     }
 }
 
-/// What a removed app leaves behind.
-async fn set_aside(shared: &Shared) {
+/// What an app leaves behind that is gone.
+async fn set_aside(shared: &Shared, departure: Departure) {
     let Setup { app, context } = shared.setup();
+    let aside = shared.ledger.set_aside(departure).await;
+    // As it is now that nothing is recorded any more.
     let record = shared.ledger.machine().record().clone();
-    abandon(&record, REMOVED, &context, &shared.shutdown);
-    report::set_aside(&app.name, &shared.ledger.set_aside().await);
+    abandon(&record, departure, &context, &shared.shutdown);
+    report::set_aside(&app.name, &aside);
 }
 
 async fn work(shared: &Shared) {
@@ -268,9 +305,11 @@ async fn work(shared: &Shared) {
             turn = step => turn,
         };
         let Some((setup, turn)) = turn else { continue };
-        let Some(outcome) = attempt(shared, &setup).await else { continue };
+        let outcomes = attempt(shared, &setup).await;
         drop(turn);
-        report::tell(&outcome, &setup.context, &shared.shutdown).await;
+        for outcome in outcomes {
+            report::tell(&outcome, &setup.context, &shared.shutdown).await;
+        }
     }
 }
 
@@ -301,43 +340,49 @@ async fn fit(shared: &Shared) {
 
 /// Has `on_outcome` told beside other work.
 pub(crate) fn tell(outcome: Outcome, context: Arc<Context>, shutdown: &CancellationToken) {
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move { report::tell(&outcome, &context, &shutdown).await });
+    let (shutdown, notices) = (shutdown.clone(), context.notices.clone());
+    notices.spawn(async move { report::tell(&outcome, &context, &shutdown).await });
 }
 
 /// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:
-/// the newest counts.
-async fn attempt(shared: &Shared, setup: &Setup) -> Option<Outcome> {
+/// the newest counts. Gives what is to be told of it.
+async fn attempt(shared: &Shared, setup: &Setup) -> Vec<Outcome> {
     fit(shared).await;
     if shared.retired.is_cancelled() || shared.shutdown.is_cancelled() {
-        return None;
+        return Vec::new();
     }
     let touches = setup.app.prepare.is_none();
-    let begun = shared.ledger.change(|record| record.begin(touches, SystemTime::now()), Machine::began).await;
-    let Ok(Some(attempt)) = begun else { return None };
+    let rescue = Rescue {
+        service_manager: setup.context.service_manager.clone(),
+        environment: setup.context.environment.clone(),
+        start_timeout: setup.app.start_timeout,
+    };
+    let begin = |record: &mut Record| record.begin(touches, rescue, SystemTime::now());
+    let Ok(Some(attempt)) = shared.ledger.change(begin, Machine::began).await else { return Vec::new() };
     report::began(&setup.app, &attempt);
     let outcome = deploy::deploy(setup, &shared.ledger, attempt, &shared.shutdown).await;
     if outcome.leaves_services_down() {
         // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
         report::ended(&outcome, None);
-        return Some(outcome);
+        return vec![outcome];
     }
     let retries = setup.app.retries;
     let ended = shared
         .ledger
         .change(
             |record| record.end(Entry::from(&outcome), retries),
-            |machine, record, retry| machine.ended(record, retry, Instant::now()),
+            |machine, record, ended| (machine.ended(record, ended.retry, Instant::now()), ended.given_up),
         )
         .await;
     // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
-    report::ended(&outcome, ended.ok().flatten());
-    if outcome.verdict == Verdict::Interrupted && shared.ledger.machine().record().pending().is_none() {
-        report::given_up(&outcome.app, &outcome.revision);
+    let (retry, given_up) = ended.unwrap_or_default();
+    report::ended(&outcome, retry);
+    if let Some(given_up) = &given_up {
+        report::given_up(&given_up.app, &given_up.revision);
     }
     // A reload that came meanwhile has waited for the end.
     fit(shared).await;
-    Some(outcome)
+    [outcome].into_iter().chain(given_up).collect()
 }
 
 /// This instance's share of the stagger, from 0 to all of it: the same at each start, other for each instance.
@@ -346,9 +391,6 @@ pub fn share_of(stagger: Duration, instance: &str) -> Duration {
     let fraction = digest.as_ref().iter().take(4).fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte));
     stagger.mul_f64(f64::from(fraction) / f64::from(u32::MAX))
 }
-
-/// Workers by the names of their apps.
-pub(crate) type Workers = std::collections::BTreeMap<AppName, Worker>;
 
 #[cfg(test)]
 mod tests;

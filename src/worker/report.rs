@@ -1,9 +1,12 @@
 //! Says how a deploy goes: in the log, and to the `on_outcome` command.
 
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -111,6 +114,25 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
 fn readable(duration: Duration) -> String {
     let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(whole)).to_string()
+}
+
+/// Notifications that are given beside other work.
+#[derive(Debug, Default)]
+pub struct Notices(Mutex<JoinSet<()>>);
+
+impl Notices {
+    pub(super) fn spawn(&self, notice: impl Future<Output = ()> + Send + 'static) {
+        let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that were given are forgotten.
+        while notices.try_join_next().is_some() {}
+        notices.spawn(notice);
+    }
+
+    /// Waits until all are given, which takes not long once the agent is ending.
+    pub(crate) async fn given(&self) {
+        let mut notices = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        while notices.join_next().await.is_some() {}
+    }
 }
 
 /// Runs `on_outcome`, whose failure changes nothing.

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::command::Mark;
 use crate::outcome::Verdict;
 use crate::refs::{Branches, RefRules};
-use crate::service::{Answer, Limits, ServiceError, ServiceName, Status};
+use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 
 use super::*;
 
@@ -65,7 +64,7 @@ impl ServiceManager for Fake {
         "fake"
     }
 
-    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Mark) -> Answer<'a, ()> {
+    fn stop<'a>(&'a self, service: &'a ServiceName, _: &'a Trace<'a>) -> Answer<'a, ()> {
         Box::pin(self.act("stop", service, None))
     }
 
@@ -73,7 +72,7 @@ impl ServiceManager for Fake {
         &'a self,
         service: &'a ServiceName,
         environment: &'a [(String, String)],
-        _: &'a Mark,
+        _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
         let sha = environment.iter().find(|(name, _)| name == "GITHUB_SHA").map(|(_, sha)| sha.as_str());
         Box::pin(self.act("start", service, sha))
@@ -147,6 +146,7 @@ impl Bench {
         let state = tempfile::tempdir().unwrap();
         let context = Context {
             manager: fake.clone(),
+            service_manager: ManagerChoice::Auto,
             runner: Runner::new("/nonexistent".into()),
             turns: Arc::new(Turns::new(4)),
             gate: Gate::opened(),
@@ -156,6 +156,7 @@ impl Bench {
             state_dir: state.path().to_owned(),
             store: Store::new(state.path()),
             on_outcome: None,
+            notices: Arc::default(),
         };
         context.store.create().unwrap();
         Self { fake, context, shutdown: CancellationToken::new(), touched: Mutex::default(), _state: state }
@@ -168,11 +169,11 @@ impl Bench {
         for digit in ['a', 'b'] {
             record.admit(&revision(digit), false, now);
             if digit == 'a' {
-                let ran = record.begin(true, now).unwrap().revision;
+                let ran = record.begin(true, Rescue::default(), now).unwrap().revision;
                 record.end(Entry::without_attempt(Verdict::Deployed, &ran, now, String::new()), 0);
             }
         }
-        let attempt = record.begin(app.prepare.is_none(), now).unwrap();
+        let attempt = record.begin(app.prepare.is_none(), Rescue::default(), now).unwrap();
         let ledger = Arc::new(Ledger::new(self.context.store.clone(), record, &self.shutdown));
         let setup = Setup { app: Arc::new(app.clone()), context: Arc::new(self.context.clone()) };
         let outcome = deploy::deploy(&setup, &ledger, attempt, &self.shutdown).await;
@@ -325,6 +326,42 @@ async fn a_shutdown_ends_the_settling_but_not_the_start() {
     assert_eq!((outcome.verdict, clock.elapsed()), (Verdict::Interrupted, Duration::from_secs(30)));
 }
 
+/// How long a start that hangs is waited for once the agent is ending.
+async fn a_start_at_the_end(start_timeout: Option<Duration>) -> Duration {
+    let bench = Bench::new(Fake { hangs: vec!["start api"], ..Fake::default() });
+    let app = App { start_timeout, ..app(&["api"]) };
+    let shut_down = async {
+        bench.fake.until_called("start api b").await;
+        bench.shutdown.cancel();
+        Instant::now()
+    };
+    let (outcome, begun) = tokio::join!(bench.deploy(&app), shut_down);
+    assert!(outcome.failures.iter().any(|failure| failure.step.as_str() == "start"), "{outcome:?}");
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_a_start_as_long_as_it_may_take() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    assert_eq!(a_start_at_the_end(Some(minutes(3))).await, minutes(3));
+    assert_eq!(a_start_at_the_end(None).await, minutes(1), "nobody says how long it may take");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_deploy_is_bounded_by_the_starts_of_its_services() {
+    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let start_timeout = Some(Duration::from_secs(90));
+    let mut worker = bench.worker(App { start_timeout, ..app(&["proxy", "api"]) });
+    assert_eq!(worker.longest_end().await, None);
+    push(&worker, 'a');
+    bench.fake.until_called("stop api").await;
+    assert_eq!(worker.longest_end().await, Some(Duration::from_secs(120 + 2 * 90)));
+    bench.shutdown.cancel();
+    let begun = Instant::now();
+    worker.ended().await;
+    assert!(begun.elapsed() <= Duration::from_secs(120 + 2 * 90), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn once_the_agent_is_ending_nothing_is_stopped() {
     let bench = Bench::new(Fake::default());
@@ -337,7 +374,7 @@ async fn once_the_agent_is_ending_nothing_is_stopped() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
     let bench = Bench::new(Fake::default());
-    let worker = bench.worker(app(&["api"]));
+    let mut worker = bench.worker(app(&["api"]));
     push(&worker, 'a');
     bench.fake.until_called("start api a").await;
     for digit in ['b', 'c', 'd'] {
@@ -353,10 +390,10 @@ async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
 async fn apps_that_share_a_service_take_turns() {
     let bench = Bench::new(Fake { hangs: vec!["start shared"], ..Fake::default() });
     let limit = Some(Duration::from_secs(30));
-    let first = bench.worker(App { start_timeout: limit, ..app(&["shared"]) });
+    let mut first = bench.worker(App { start_timeout: limit, ..app(&["shared"]) });
     let second =
         App { name: "two".parse().unwrap(), start_timeout: limit, ..app(&["other", "shared.service"]) };
-    let second = bench.worker(second);
+    let mut second = bench.worker(second);
     push(&first, 'a');
     bench.fake.until_called("start shared a").await;
     push(&second, 'b');
@@ -378,7 +415,7 @@ async fn no_more_apps_than_max_parallel_deploy_at_a_time() {
         stop_timeout: Some(Duration::from_secs(30)),
         ..app(&[name])
     };
-    let (one, two) = (bench.worker(named("one")), bench.worker(named("two")));
+    let (mut one, mut two) = (bench.worker(named("one")), bench.worker(named("two")));
     push(&one, 'a');
     bench.fake.until_called("stop one").await;
     push(&two, 'b');
@@ -394,9 +431,9 @@ async fn no_more_apps_than_max_parallel_deploy_at_a_time() {
 async fn a_retired_worker_begins_nothing_new() {
     let mut bench = Bench::new(Fake::default());
     bench.context.stagger = Duration::from_secs(60);
-    let worker = bench.worker(app(&["api"]));
+    let mut worker = bench.worker(app(&["api"]));
     push(&worker, 'a');
-    worker.retire();
+    worker.retire(Departure::Removed);
     worker.ended().await;
     assert!(bench.fake.calls().is_empty());
 }

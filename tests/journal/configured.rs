@@ -1,5 +1,7 @@
 //! What becomes of a record when the configuration is another one, or none.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 /// Kills the agent while the update of commit b is held up; `api` is down then, and commit a ran before.
@@ -65,6 +67,72 @@ fn an_invalid_configuration_does_not_meddle_with_an_agent_that_runs() {
     bench.agent.did(&once);
 }
 
+/// Another service manager, which has services of its own.
+fn managed_by_another(bench: &Bench) {
+    let other = bench.instance.file("other");
+    let script = r#"#!/bin/sh
+if [ "$1" != status ]; then echo "other $1 $2" >> "${0%/*}/events"; fi
+case $1 in
+  stop) rm -f "$0.$2" ;;
+  start) : > "$0.$2" ;;
+  *) test -e "$0.$2" ;;
+esac
+"#;
+    fs::write(&other, script).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = bench.instance.read("config.yaml");
+    let config = ["stop", "start", "status"].iter().fold(config, |config, verb| {
+        let ours = format!("{}, {verb}", bench.instance.file("do").display());
+        assert!(config.contains(&format!("  {verb}: [{ours}")), "{config}");
+        config.replace(&format!("  {verb}: [{ours}"), &format!("  {verb}: [{}, {verb}", other.display()))
+    });
+    bench.instance.write("config.yaml", config);
+}
+
+/// What the old one had stopped it starts again, and the rest is the new one's work.
+fn bridged(mut bench: Bench, events: usize) {
+    bench.agent = debugging(&bench.instance);
+    bench.agent.logged("deployed", &[("sha", &commit('b'))]);
+    assert_eq!(
+        bench.instance.events()[events..],
+        [
+            "start api aaaaaaa",
+            "prepare api bbbbbbb",
+            "other stop api",
+            "update api bbbbbbb",
+            "other start api",
+            "check api bbbbbbb"
+        ],
+        "{}",
+        bench.report()
+    );
+    assert!(bench.instance.is_up("api"));
+}
+
+#[test]
+fn another_service_manager_leaves_no_service_down() {
+    let bench = killed_in_mid_deploy();
+    managed_by_another(&bench);
+    let events = bench.instance.events().len();
+    bridged(bench, events);
+}
+
+#[test]
+fn another_service_manager_since_a_reload_in_mid_deploy_leaves_no_service_down() {
+    let mut bench = Bench::new(STEPS);
+    bench.deploy("acme/api", 'a');
+    bench.instance.hold("update", "api");
+    bench.push("acme/api", 'b');
+    let _held = bench.instance.held("update", "api");
+    managed_by_another(&bench);
+    bench.agent.signal(Signal::SIGHUP);
+    bench.agent.logged("configuration reloaded", &[]);
+    bench.agent.kill();
+    bench.instance.hold_no_more("update", "api");
+    let events = bench.instance.events().len();
+    bridged(bench, events);
+}
+
 #[test]
 fn a_pending_push_of_a_branch_that_is_no_longer_wanted_is_dropped() {
     let mut bench = killed_in_mid_deploy();
@@ -123,6 +191,20 @@ fn another_repository_under_the_same_name_is_another_app() {
     assert_eq!(bench.count("update api ccccccc"), 0, "{}", bench.report());
     assert_eq!(bench.instance.status("api")["repository"], "acme/api-2");
     assert_eq!(bench.instance.history("api").len(), 1);
+}
+
+#[test]
+fn a_reload_with_another_repository_says_the_same_as_a_start() {
+    let bench = Bench::new(&format!("stagger: 1d\n{API}{ON_OUTCOME}"));
+    bench.push("acme/api", 'a');
+    bench.agent.logged("push taken", &[]);
+    bench.instance.configure(&format!("{}{ON_OUTCOME}", API.replace("acme/api", "acme/api-2")));
+    bench.agent.signal(Signal::SIGHUP);
+    bench.agent.logged("set aside", &[("file", "state/apps/api.json.replaced-1")]);
+    let why = "its app has another repository now";
+    bench.agent.logged("pending push dropped", &[("sha", &commit('a')), ("why", why)]);
+    assert_says(&bench.agent.outcomes(1)[0], &[("/outcome", "dropped"), ("/reason", why)]);
+    bench.deploy("acme/api-2", 'b');
 }
 
 #[test]

@@ -82,3 +82,57 @@ fn a_full_disk_holds_up_acknowledgements_and_nothing_else() {
 fn a_read_only_disk_holds_up_acknowledgements_and_nothing_else() {
     refused_by_the_disk(|disk| disk.remount("ro"), |disk| disk.remount("rw"), "Read-only");
 }
+
+/// What cannot be read may be whole: nothing is begun that would replace it, but what is down is started.
+#[test]
+fn a_record_that_cannot_be_read_stops_the_agent_once_services_are_up() {
+    let mut bench = Bench::new(STEPS);
+    bench.deploy("acme/api", 'a');
+    bench.witnessed('c');
+    bench.instance.hold("update", "api");
+    bench.push("acme/api", 'b');
+    let held = bench.instance.held("update", "api");
+    bench.agent.kill();
+    bench.instance.hold_no_more("update", "api");
+    let [file, whole] = ["state/apps/web.json", "whole"].map(|name| bench.instance.file(name));
+    fs::rename(&file, &whole).unwrap();
+    // Not even root can read a directory as a file.
+    fs::create_dir(&file).unwrap();
+    bench.agent = bench.instance.start();
+    assert_eq!(bench.agent.wait().code(), Some(1), "{}", bench.report());
+    let event = bench.agent.logged("no push is taken until it can be read", &[("level", "ERROR")]);
+    assert!(event["message"].as_str().unwrap().contains("state/apps/web.json: cannot be read"), "{event}");
+    assert!(bench.instance.is_up("api"));
+    fs::remove_dir(&file).unwrap();
+    fs::rename(whole, file).unwrap();
+    bench.agent = debugging(&bench.instance);
+    bench.agent.logged("deployed", &[("sha", &commit('b'))]);
+    assert_eq!(bench.instance.status("web")["deployed"]["commit"], *commit('c'));
+    drop(held);
+}
+
+#[test]
+fn pushes_to_an_app_that_is_removed_while_the_disk_refuses_are_acknowledged() {
+    let broker = Mosquitto::start();
+    let instance = Instance::new(&broker);
+    instance.configure(API_AND_WEB);
+    let disk = SmallDisk::mount(&instance);
+    let bench = Bench::of(broker, instance);
+    bench.deploy("acme/api", 'a');
+    bench.acknowledged(1);
+    disk.remount("ro");
+    bench.push("acme/api", 'b');
+    bench.agent.logged("cannot write the journal", &[("app", "api")]);
+    // While that one is tried again and again, two more come.
+    bench.push("acme/api", 'c');
+    bench.push("acme/api", 'd');
+    publish(&bench.broker, &Push::new("acme/other", 'e'));
+    publish(&bench.broker, &Push::new("acme/web", 'e').to("next"));
+    bench.acknowledged(3);
+    bench.instance.configure(WEB);
+    bench.agent.signal(Signal::SIGHUP);
+    bench.acknowledged(6);
+    disk.remount("rw");
+    bench.witnessed('f');
+    assert_eq!(bench.count("start api"), 1, "{}", bench.report());
+}

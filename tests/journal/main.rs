@@ -12,6 +12,7 @@ mod told;
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::agent::{Agent, Instance, eventually};
 use support::payload::{Push, commit};

@@ -9,6 +9,7 @@ use instance_agent::command::Runner;
 use instance_agent::config::{Host, Loaded, Loader, Request};
 use instance_agent::service::{self, DetectionRoot};
 use instance_agent::supervisor::Supervisor;
+use instance_agent::tools::Tools;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -38,9 +39,11 @@ impl Agent {
             bail!("the configuration is questionable: {}", warnings.join("; "));
         }
         let dependencies = Dependencies {
-            manager: service::detect(&settings.service_manager, &DetectionRoot::default()).await?,
-            // Its help is needed only for commands that name a user.
-            runner: Runner::new("/proc/self/exe".into()),
+            tools: Tools {
+                manager: service::detect(&settings.service_manager, &DetectionRoot::default()).await?,
+                // Its help is needed only for commands that name a user.
+                runner: Runner::new("/proc/self/exe".into()),
+            },
             supervisor: Supervisor::none(),
         };
         let shutdown = CancellationToken::new();

@@ -1,4 +1,4 @@
-use crate::journal::Entry;
+use crate::journal::{Entry, Rescue};
 use crate::outcome::Verdict;
 use crate::push::ByHand;
 
@@ -63,8 +63,9 @@ fn play(name: &str, steps: Vec<Step>) {
                 assert_eq!(record.admit(&push, true, now), expected, "{name}, step {i}");
             }
             Deploy(verdict) => {
-                let attempt =
-                    record.begin(true, now).unwrap_or_else(|| panic!("{name}, step {i}: nothing pending"));
+                let attempt = record
+                    .begin(true, Rescue::default(), now)
+                    .unwrap_or_else(|| panic!("{name}, step {i}: nothing pending"));
                 record.end(Entry::without_attempt(verdict, &attempt.revision, now, String::new()), 0);
             }
             Rest => assert_eq!(record.pending(), None, "{name}, step {i}"),
@@ -313,7 +314,7 @@ fn after_three_interruptions_a_revision_is_failed_until_a_new_push() {
     let mut record = Record::for_test("api", "o/r");
     record.admit(&push('0', 'a', 0), false, noon());
     for _ in 0..3 {
-        assert!(record.begin(true, noon()).is_some());
+        assert!(record.begin(true, Rescue::default(), noon()).is_some());
         assert!(record.count_interruption().is_some_and(|attempt| attempt.touched));
         let given_up = record.interrupted();
         assert_eq!(given_up.is_some(), record.pending().is_none());
@@ -331,7 +332,7 @@ fn only_so_much_is_remembered() {
     let mut record = Record::for_test("api", "o/r");
     for offset in 0..100 {
         record.admit(&push('a', 'b', offset), false, at(100));
-        if let Some(attempt) = record.begin(true, noon()) {
+        if let Some(attempt) = record.begin(true, Rescue::default(), noon()) {
             record.end(Entry::without_attempt(Verdict::Failed, &attempt.revision, noon(), String::new()), 0);
         }
     }

@@ -1,0 +1,219 @@
+//! The workers of all apps: who has one, whose is taken away, and how they end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{App, AppName};
+use crate::journal::Record;
+use crate::worker::{self, Context, Departure, Notices, Worker};
+
+/// For what is left to do at the end beside deploys: changes on their way to the disk, and notifications.
+const REST: Duration = Duration::from_secs(30);
+
+pub(super) struct Staff {
+    workers: BTreeMap<AppName, Worker>,
+    /// Workers of apps that were removed, which may still end a deploy.
+    retired: Vec<Worker>,
+    shutdown: CancellationToken,
+}
+
+impl Staff {
+    pub(super) fn new(shutdown: CancellationToken) -> Self {
+        Self { workers: BTreeMap::new(), retired: Vec::new(), shutdown }
+    }
+
+    pub(super) fn worker(&self, app: &AppName) -> Option<&Worker> {
+        self.workers.get(app)
+    }
+
+    /// Gives each app its worker, and takes them from apps that are gone.
+    ///
+    /// `records`: what an earlier agent left. What of it no longer fits is set aside, not revived later.
+    pub(super) fn assign(&mut self, apps: &[Arc<App>], records: Vec<Record>, context: &Arc<Context>) {
+        let mut records: HashMap<_, _> =
+            records.into_iter().map(|record| (record.app.clone(), record)).collect();
+        let mut former = std::mem::take(&mut self.workers);
+        for app in apps {
+            let worker = match former.remove(&app.name) {
+                Some(worker) if worker.app().repo == app.repo => {
+                    worker.configure(app.clone(), context.clone());
+                    worker
+                }
+                replaced => {
+                    let record = self.record_of(app, records.remove(&app.name), context);
+                    let former = replaced.inspect(|worker| worker.retire(Departure::Replaced));
+                    let former = former.or_else(|| self.take_retired(&app.name));
+                    Worker::spawn(app.clone(), record, context.clone(), self.shutdown.clone(), former)
+                }
+            };
+            self.workers.insert(app.name.clone(), worker);
+        }
+        for record in records.values() {
+            self.abandon(record, Departure::Removed, context);
+        }
+        self.retired.extend(former.into_values().inspect(|worker| worker.retire(Departure::Removed)));
+        self.retired.retain(|worker| !worker.has_ended());
+    }
+
+    /// The worker of a removed app that has come back while its last deploy still runs.
+    fn take_retired(&mut self, app: &AppName) -> Option<Worker> {
+        let position = self.retired.iter().position(|worker| worker.app().name == *app)?;
+        Some(self.retired.swap_remove(position))
+    }
+
+    /// The record that a new worker goes on with.
+    fn record_of(&self, app: &App, record: Option<Record>, context: &Arc<Context>) -> Record {
+        match record {
+            Some(record) if record.repository == app.repo => record,
+            other => {
+                if let Some(record) = other {
+                    self.abandon(&record, Departure::Replaced, context);
+                }
+                Record::new(app)
+            }
+        }
+    }
+
+    /// Nothing more is done for this record, which is kept under another name.
+    fn abandon(&self, record: &Record, departure: Departure, context: &Arc<Context>) {
+        worker::abandon(record, departure, context, &self.shutdown);
+        worker::report_set_aside(&record.app, &context.store.set_app_aside(&record.app, departure.as_str()));
+    }
+
+    pub(super) fn say_what_runs(&self) {
+        for worker in self.workers.values().chain(&self.retired) {
+            if let Some(sha) = worker.deploying() {
+                info!(app = %worker.app().name, %sha, "waiting for a running deploy: its services are brought up first");
+            }
+        }
+    }
+
+    /// Waits until all have ended and all is told, but not for ever: a disk that hangs would keep the agent from ending.
+    pub(super) async fn end(self, notices: &Notices) {
+        let limit = self.longest_end().await;
+        let mut workers: Vec<_> = self.workers.into_values().chain(self.retired).collect();
+        let ending = async {
+            for worker in &mut workers {
+                worker.ended().await;
+            }
+            notices.given().await;
+        };
+        if timeout(limit, ending).await.is_err() {
+            let apps: Vec<_> = workers.iter().filter(|worker| !worker.has_ended()).map(Worker::app).collect();
+            let apps: Vec<_> = apps.iter().map(|app| app.name.as_str()).collect();
+            let (limit, apps) = (humantime::format_duration(limit), apps.join(" "));
+            error!(%limit, apps, "not everything has ended in time: the next start goes on with it");
+        }
+    }
+
+    /// How long that may take: deploys end side by side.
+    async fn longest_end(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        for worker in self.workers.values().chain(&self.retired) {
+            longest = longest.max(worker.longest_end().await.unwrap_or_default());
+        }
+        longest.saturating_add(REST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::{Path, PathBuf};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use tokio::task::yield_now;
+    use tokio::time::{Instant, advance};
+
+    use crate::agent::{Shared, context};
+    use crate::config::{Host, Loader, Request, Settings};
+    use crate::mqtt::Ack;
+    use crate::router::Revision;
+    use crate::service::DetectionRoot;
+    use crate::tools::Tools;
+    use crate::worker::{Gate, Offer, Receipt, Turns};
+
+    use super::*;
+
+    async fn settings(directory: &Path) -> Settings {
+        let file = directory.join("config.yaml");
+        let text = format!(
+            "mqtt: {{url: mqtt://localhost, client_id: test}}\nstate_dir: {}\n\
+             service_manager: {{name: none, stop: [\"{{service}}\"], start: [\"{{service}}\"], status: [\"{{service}}\"]}}\n\
+             apps: [{{repo: o/r, service: api}}]\n",
+            directory.display()
+        );
+        fs::write(&file, text).unwrap();
+        let request = Request { file: Some(file), ..Request::default() };
+        let mut loader = Loader::new(request, Host::detect(), None).unwrap();
+        loader.load(Duration::ZERO).await.unwrap().settings
+    }
+
+    fn revision() -> Revision {
+        Revision {
+            repo: "o/r".parse().unwrap(),
+            git_ref: "refs/heads/main".parse().unwrap(),
+            before: None,
+            commit: "a".repeat(40).parse().unwrap(),
+            on_default_branch: true,
+            pushed_at: None,
+            by_hand: None,
+            delivery: None,
+        }
+    }
+
+    /// Whoever opens it to write waits, until this is dropped.
+    struct Hanging(PathBuf);
+
+    impl Drop for Hanging {
+        fn drop(&mut self) {
+            // Not closed again: whoever waits may come to it only later, and the runtime waits for him.
+            std::mem::forget(File::options().read(true).write(true).open(&self.0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_does_not_keep_the_agent_from_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path()).await;
+        let tools = Tools::of(&settings.service_manager, &DetectionRoot::default()).await.unwrap();
+        let shared = Shared {
+            turns: Arc::new(Turns::new(1)),
+            gate: Gate::new(),
+            refusals: Arc::default(),
+            notices: Arc::default(),
+        };
+        let context = Arc::new(context(&settings, tools, shared));
+        context.store.create().unwrap();
+        let hanging = Hanging(directory.path().join("apps/api.json.new"));
+        mkfifo(&hanging.0, Mode::S_IRWXU).unwrap();
+        let shutdown = CancellationToken::new();
+        let mut staff = Staff::new(shutdown.clone());
+        staff.assign(&settings.apps, Vec::new(), &context);
+        let receipt = Receipt::new(Ack::none(), 1);
+        let offer = Offer { revision: revision(), retained: false, receipt };
+        staff.worker(&"api".parse().unwrap()).unwrap().offer(offer);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        // Its record is to be set aside, after the write that hangs.
+        staff.assign(&[], Vec::new(), &context);
+        shutdown.cancel();
+        let begun = Instant::now();
+        let end = async {
+            staff.end(&context.notices).await;
+            assert!(begun.elapsed() >= REST);
+        };
+        tokio::join!(end, async {
+            yield_now().await;
+            advance(REST).await;
+        });
+        drop(hanging);
+    }
+}
