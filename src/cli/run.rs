@@ -130,7 +130,9 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    let Loaded { settings, warnings, .. } = loaded;
+    let Loaded { settings, warnings, shown } = loaded;
+    // With many apps more than all that is kept of them.
+    drop(shown);
     log_warnings(&warnings);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
