@@ -155,7 +155,7 @@ impl Chaos {
     fn reload(&mut self) {
         self.reloads += 1;
         let instance = self.instance.clone();
-        let protocol = if self.reloads % 2 == 0 { "\"5\"" } else { "3.1.1" };
+        let protocol = if self.reloads.is_multiple_of(2) { "\"5\"" } else { "3.1.1" };
         instance.mqtt(&format!("protocol: {protocol}")).configure(&configuration(1 + self.reloads % 4));
         self.agent.signal(Signal::SIGHUP);
         self.agent.logged("configuration reloaded", &[]);
