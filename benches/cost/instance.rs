@@ -109,15 +109,20 @@ impl Instance {
     }
 
     /// An app of the branch `main` of this repository.
-    pub fn app(mut self, name: &str, repo: &str) -> Self {
-        let line = format!("- {{name: {name}, repo: {repo}, service: {name}, branch: main, settle: 0s}}");
-        writeln!(self.apps, "{line}").unwrap();
-        self
+    pub fn app(self, name: &str, repo: &str) -> Self {
+        self.app_with(name, repo, name)
     }
 
-    /// So many apps, each of a repository of its own.
+    /// So many apps, each of a repository of its own. They share a service, for the agent looks once at each service
+    /// that there is, which is not what is measured with them.
     pub fn apps(self, count: usize) -> Self {
-        (0..count).fold(self, |instance, n| instance.app(&format!("app-{n}"), &format!("managed/app-{n}")))
+        (0..count).fold(self, |it, n| it.app_with(&format!("app-{n}"), &format!("managed/app-{n}"), "app"))
+    }
+
+    fn app_with(mut self, name: &str, repo: &str, service: &str) -> Self {
+        let line = format!("- {{name: {name}, repo: {repo}, service: {service}, branch: main, settle: 0s}}");
+        writeln!(self.apps, "{line}").unwrap();
+        self
     }
 
     pub fn start(self) -> Agent {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::thread;
 
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Connect, Publish};
@@ -9,8 +10,8 @@ use tokio_util::bytes::BytesMut;
 
 use crate::support::Mosquitto;
 
-/// How many are on their way before an answer is awaited: what mosquitto allows a client.
-const WINDOW: usize = 20;
+/// How many go out in one write.
+const CHUNK: usize = 20;
 /// Of a CONNACK, and of a PUBACK.
 const ANSWER: usize = 4;
 
@@ -39,29 +40,32 @@ impl Publisher {
 
     /// Publishes these over and over, `count` messages in all, and waits until the broker has them.
     pub fn publish(&mut self, messages: &[(String, Vec<u8>)], qos: QoS, count: usize) {
-        let packets: Vec<Vec<u8>> = (0..WINDOW * messages.len())
-            .map(|n| packet(&messages[n % messages.len()], qos, n % WINDOW))
-            .collect();
-        let windows: Vec<Vec<u8>> = packets.chunks(WINDOW).map(<[_]>::concat).collect();
-        for n in 0..count / WINDOW {
-            self.send(&windows[n % windows.len()], qos, WINDOW);
-        }
-        for packet in packets.iter().cycle().take(count % WINDOW) {
-            self.send(packet, qos, 1);
-        }
+        let packets: Vec<Vec<u8>> =
+            (0..CHUNK * messages.len()).map(|n| packet(&messages[n % messages.len()], qos, n)).collect();
+        let chunks: Vec<Vec<u8>> = packets.chunks(CHUNK).map(<[_]>::concat).collect();
+        let mut answers = self.stream.try_clone().unwrap();
+        thread::scope(|scope| {
+            // Read beside, for a broker that cannot get rid of its answers takes nothing more.
+            scope.spawn(move || {
+                let mut answer = [0; ANSWER];
+                for _ in 0..if qos == QoS::AtLeastOnce { count } else { 0 } {
+                    answers.read_exact(&mut answer).unwrap();
+                }
+            });
+            for n in 0..count / CHUNK {
+                self.stream.write_all(&chunks[n % chunks.len()]).unwrap();
+            }
+            for packet in packets.iter().cycle().take(count % CHUNK) {
+                self.stream.write_all(packet).unwrap();
+            }
+        });
     }
 
     /// Publishes one message, with QoS 1.
     pub fn publish_one(&mut self, topic: &str, payload: &[u8]) {
         let packet = packet(&(topic.to_owned(), payload.to_vec()), QoS::AtLeastOnce, 0);
-        self.send(&packet, QoS::AtLeastOnce, 1);
-    }
-
-    fn send(&mut self, packets: &[u8], qos: QoS, count: usize) {
-        self.stream.write_all(packets).unwrap();
-        if qos == QoS::AtLeastOnce {
-            self.stream.read_exact(&mut [0; ANSWER * WINDOW][..ANSWER * count]).unwrap();
-        }
+        self.stream.write_all(&packet).unwrap();
+        self.stream.read_exact(&mut [0; ANSWER]).unwrap();
     }
 }
 
