@@ -137,12 +137,12 @@ pub async fn rumqttc_loop(acks: Acks, port: u16) {
         .set_manual_acks(acks == Acks::Manual)
         .set_outgoing_inflight_upper_limit(16)
         .set_connect_properties(properties);
-    let (client, mut events) = AsyncClient::new(options, 64);
+    // Room for all, for the loop reads on before it has sent them.
+    let (client, mut events) = AsyncClient::new(options, 1 << 20);
     client.try_subscribe("github/+/+", QoS::AtLeastOnce).unwrap();
     while let Ok(event) = events.poll().await {
         let Event::Incoming(Incoming::Publish(publish)) = event else { continue };
         if acks == Acks::Manual && publish.qos == QoS::AtLeastOnce {
-            // Never full: each poll takes one out.
             client.try_ack(&publish).unwrap();
         }
     }

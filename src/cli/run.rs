@@ -41,6 +41,7 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
             return exit::of_load(&error);
         }
     };
+    loader.show_nothing();
     let code = match runtime.block_on(load(&mut loader)) {
         Ok(loaded) => runtime.block_on(serve(loader, loaded)),
         Err(LoadError::Unconfigured(tried)) => {
@@ -130,9 +131,7 @@ async fn serve(loader: Loader, loaded: Loaded) -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    let Loaded { settings, warnings, shown } = loaded;
-    // With many apps more than all that is kept of them.
-    drop(shown);
+    let Loaded { settings, warnings, .. } = loaded;
     log_warnings(&warnings);
     let root = DetectionRoot::default();
     let detected = tokio::select! {

@@ -27,6 +27,8 @@ pub struct Loader {
     /// Of no source: EC2 changes it only while the instance is stopped.
     user_data: Option<UserData>,
     tags: Option<Tags>,
+    /// Nobody is shown what each setting was taken from.
+    unshown: bool,
 }
 
 /// There is no configuration that could be used.
@@ -77,7 +79,12 @@ impl Loader {
         host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
         let imds = endpoint.map(Imds::new).transpose()?;
-        Ok(Self { request, host, imds, user_data: None, tags: None })
+        Ok(Self { request, host, imds, user_data: None, tags: None, unshown: false })
+    }
+
+    /// Leaves [`Loaded::shown`] empty: with many apps it takes more memory than the settings.
+    pub fn show_nothing(&mut self) {
+        self.unshown = true;
     }
 
     /// What the program's arguments said.
@@ -208,9 +215,10 @@ impl Loader {
     }
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
-        let host = self.host.clone();
+        let (host, unshown) = (self.host.clone(), self.unshown);
         // Looks up users and opens files, which may take its time.
-        let validated = tokio::task::spawn_blocking(move || validate::settings(sources, &host)).await;
+        let validated =
+            tokio::task::spawn_blocking(move || validate::settings(sources, &host, unshown)).await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
     }
 

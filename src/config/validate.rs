@@ -20,8 +20,8 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
 pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
-pub(super) fn settings(mut sources: Sources, host: &Host) -> Result<Loaded, ConfigErrors> {
-    let mut checker = Checker::default();
+pub(super) fn settings(mut sources: Sources, host: &Host, unshown: bool) -> Result<Loaded, ConfigErrors> {
+    let mut checker = Checker::new(unshown);
     let misplaced: Vec<_> = sources.misplaced().collect();
     for (key, what) in &misplaced {
         checker.error(&what.place, *key, format!("is {}, but must be a mapping", what.value));
