@@ -3,12 +3,13 @@
 mod connection;
 mod staff;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
@@ -248,6 +249,7 @@ impl Agent {
             }
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
+                trace!(repository = %revision.repo, sha = %revision.commit, "push decoded");
                 self.context.gate.pushed();
                 return self.hand_on(&revision, verdicts, message.retain, message.ack);
             }
@@ -268,7 +270,7 @@ impl Agent {
         let mut takers = Vec::new();
         for (app, verdict) in verdicts {
             match verdict {
-                Ok(()) => takers.extend(self.staff.worker(&app)),
+                Ok(()) => takers.push(app),
                 Err(why @ RefMismatch::NoDefaultBranch) => {
                     if let Some(Noted { unsaid, total }) = self.context.refusals.note("no default branch") {
                         warn!(%app, %why, unsaid, total, "push ignored");
@@ -278,8 +280,13 @@ impl Agent {
             }
         }
         let receipt = Receipt::new(ack, takers.len());
-        for worker in takers {
-            worker.offer(Offer { revision: revision.clone(), retained, receipt: receipt.clone() });
+        for app in takers {
+            let receipt = receipt.clone();
+            match self.staff.worker(&app, &self.context) {
+                Some(worker) => worker.offer(Offer { revision: revision.clone(), retained, receipt }),
+                // The router knows the same apps; should it not, nobody is left to record it.
+                None => receipt.recorded(),
+            }
         }
     }
 
@@ -325,8 +332,9 @@ fn context(settings: &Settings, tools: Tools, shared: Shared) -> Context {
 
 /// Looks at every service once, so that a wrong name shows before the first push does.
 async fn warn_about_services(manager: Arc<dyn ServiceManager>, apps: Vec<Arc<App>>) {
-    for app in apps {
-        for service in &app.services {
+    let mut seen = HashSet::new();
+    for app in &apps {
+        for service in app.services.iter().filter(|service| seen.insert(*service)) {
             let (app, manager_name) = (&app.name, manager.name());
             match manager.status(service).await {
                 Ok(Status::NotFound) => {

@@ -31,6 +31,9 @@ pub struct Loader {
     watches_tags: bool,
     /// The metadata service has said what is not in force yet.
     has_news: bool,
+
+    /// Nobody is shown what each setting was taken from.
+    unshown: bool,
 }
 
 /// There is no configuration that could be used.
@@ -81,8 +84,21 @@ impl Loader {
         host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
         let imds = endpoint.map(Imds::new).transpose()?;
-        let (user_data, tags) = (None, None);
-        Ok(Self { request, host, imds, user_data, tags, watches_tags: false, has_news: false })
+        Ok(Self {
+            request,
+            host,
+            imds,
+            user_data: None,
+            tags: None,
+            watches_tags: false,
+            has_news: false,
+            unshown: false,
+        })
+    }
+
+    /// Leaves [`Loaded::shown`] empty: with many apps it takes more memory than the settings.
+    pub fn show_nothing(&mut self) {
+        self.unshown = true;
     }
 
     /// What the program's arguments said.
@@ -252,10 +268,11 @@ impl Loader {
     }
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
-        let (host, may_ask) = (self.host.clone(), self.imds.is_some());
+        let (host, may_ask, unshown) = (self.host.clone(), self.imds.is_some(), self.unshown);
         // Looks up users and opens files, which may take its time.
-        let validated =
-            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask)).await;
+        let validating =
+            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask, unshown));
+        let validated = validating.await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
     }
 

@@ -166,7 +166,8 @@ impl fmt::Display for AppName {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// Each effective setting with its source, in the order of the documentation. No secret is among them.
+    /// Each effective setting with its source, in the order of the documentation, unless nobody is
+    /// shown it. No secret is among them.
     pub shown: Vec<Shown>,
     /// What is valid but probably not meant.
     pub warnings: Vec<String>,
