@@ -37,7 +37,10 @@ pub fn read_user_data(raw: &[u8]) {
         // Each mistake is one line of a log.
         Err(mistakes) => {
             for mistake in mistakes.iter().map(ToString::to_string) {
-                assert!(mistake.starts_with("user-data") && !mistake.contains(char::is_control), "{mistake:?}");
+                assert!(
+                    mistake.starts_with("user-data") && !mistake.contains(char::is_control),
+                    "{mistake:?}"
+                );
             }
         }
     }
