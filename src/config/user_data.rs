@@ -232,17 +232,8 @@ fn cloud_config(text: &str, source: &Source) -> Result<Parsed, ConfigErrors> {
 }
 
 fn fields_of(text: &str, source: &Source) -> Result<Option<Fragment>, ConfigErrors> {
-    let document = file::document::<Mapping<CloudConfig>>(text, source, Limits::USER_DATA)?;
-    let field = match document {
-        Some(Mapping::Fields(document)) => document.instance_agent,
-        Some(Mapping::Other(kind)) if OwnLines::of(text).is_some() => {
-            let place = Place { source: source.clone(), line: None };
-            return Err(ConfigError::of_source(place, format!("holds {kind}")).into());
-        }
-        // A list is nobody's configuration, whatever it mentions.
-        Some(Mapping::Other(_)) | None => None,
-    };
-    let Some(field) = field else { return Ok(None) };
+    let document = file::document::<CloudConfig>(text, source, Limits::USER_DATA)?;
+    let Some(field) = document.and_then(|document| document.instance_agent) else { return Ok(None) };
     let place = Place::of(source, &field);
     file::fields(Some(field.value), &place, Some(OWN_KEY))
 }
