@@ -87,9 +87,9 @@ advisories: check-tools ## look the dependencies up in the RustSec database (nee
 
 # Without a sanitizer the stable toolchain will do, and there is no unsafe code here for one to find fault with.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := headers envelope form payload
+FUZZ_TARGETS := headers envelope form payload user-data
 .PHONY: fuzz
-fuzz: ## fuzz what decodes messages, FUZZ_SECONDS=60 for each target; a crash is kept in fuzz/artifacts
+fuzz: ## fuzz what decodes messages and user-data, FUZZ_SECONDS=60 for each target; a crash is kept in fuzz/artifacts
 	scripts/install-fuzz-tools $(TOOLS)
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/found/$$target && \

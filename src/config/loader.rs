@@ -18,6 +18,8 @@ use super::{Host, Loaded, Request, tags, validate};
 /// How long a metadata service that gives no answer keeps a host waiting that can do without it.
 const DISPENSABLE: Duration = Duration::from_secs(5);
 
+const NO_USER_DATA: &str = "none";
+
 /// Loads the configuration; remembers what cannot change and what was known last.
 #[derive(Debug)]
 pub struct Loader {
@@ -126,7 +128,11 @@ impl Loader {
         if sources.is_empty() {
             return Err(LoadError::Unconfigured(self.tried(trouble.as_ref())));
         }
-        let mut loaded = self.validated(sources).await?;
+        let hint = self.hint(&sources);
+        let mut loaded = match (self.validated(sources).await, hint) {
+            (Err(LoadError::Invalid(errors)), Some(hint)) => return Err(errors.and(hint).into()),
+            (loaded, _) => loaded?,
+        };
         loaded.warnings.splice(..0, warnings);
         self.watches_tags = loaded.settings.tag_refresh.is_some();
         Ok(loaded)
@@ -203,7 +209,7 @@ impl Loader {
         let Some(imds) = &self.imds else { return Ok(()) };
         if self.user_data.is_none() {
             let raw = imds.user_data(limit).await?;
-            let read = raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw));
+            let read = raw.map_or(Ok(UserData::Foreign(NO_USER_DATA)), |raw| user_data::read(&raw));
             self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
             self.user_data = Some(read);
         }
@@ -274,6 +280,14 @@ impl Loader {
             tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask, unshown));
         let validated = validating.await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+    }
+
+    /// Where no document says anything, what is missing may be in user-data that was not understood.
+    fn hint(&self, sources: &Sources) -> Option<ConfigError> {
+        let Some(Ok(UserData::Foreign(what))) = self.user_data else { return None };
+        let place = Place { source: Source::UserData(Form::Unknown), line: None };
+        let wanted = what != NO_USER_DATA && !sources.has_document();
+        wanted.then(|| ConfigError::of_source(place, format!("gives nothing: it is {what}")))
     }
 
     fn tried(&self, trouble: Option<&ImdsError>) -> Tried {

@@ -38,7 +38,7 @@ pub use flags::Flags;
 pub use host::Host;
 pub use loader::{LoadError, Loader, Tried};
 pub use source::{DEFAULT_FILE, Place, Request, Source};
-pub use user_data::Form;
+pub use user_data::{Form, source_of};
 pub(crate) use values::BrokerUrl;
 
 /// Everything that the agent was told, valid and complete.
