@@ -295,7 +295,7 @@ impl Agent {
         info!("shutting down");
         self.staff.say_what_runs();
         self.connection.stop().await;
-        self.staff.end(&self.context.notices).await;
+        self.staff.end(&self.context.notices, staff::REST).await;
         info!("stopped");
     }
 }
