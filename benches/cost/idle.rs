@@ -1,7 +1,8 @@
 //! What the agent costs while nothing happens.
 
 use std::fs;
-use std::thread::sleep;
+use std::os::unix::net::UnixDatagram;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::broker;
@@ -36,7 +37,9 @@ pub fn measure(options: &Options) -> Vec<Table> {
     };
     let starts = start_times(options, instance);
     let socket = authority.path().join("notify");
-    let _listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let listener = UnixDatagram::bind(&socket).unwrap();
+    // As systemd does: who is not heard waits. It ends with this process.
+    thread::spawn(move || while listener.recv(&mut [0; 4096]).is_ok() {});
     let agents = VARIANTS.map(|variant| {
         let agent = instance(variant).start_with(|command| {
             command.env("WATCHDOG_USEC", WATCHDOG_USEC).env("NOTIFY_SOCKET", &socket);

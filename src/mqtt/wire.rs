@@ -140,7 +140,9 @@ impl Wire {
                 }
                 Read::Event(event) => return Ok(event),
                 Read::Incomplete(missing) => {
-                    self.input.reserve(missing.max(READ));
+                    // A large packet gets no more room than it needs: what is read beyond it would keep all of it in memory.
+                    let large = self.input.len() + missing > READ;
+                    self.input.reserve(if large { missing } else { READ });
                     if let Some(event) = self.wait(requests).await? {
                         return Ok(event);
                     }
