@@ -5,9 +5,10 @@ mod staff;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
@@ -330,18 +331,24 @@ fn context(settings: &Settings, tools: Tools, shared: Shared) -> Context {
     }
 }
 
+/// For a look at a service.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Looks at every service once, so that a wrong name shows before the first push does.
 async fn warn_about_services(manager: Arc<dyn ServiceManager>, apps: Vec<Arc<App>>) {
     let mut seen = HashSet::new();
     for app in &apps {
         for service in app.services.iter().filter(|service| seen.insert(*service)) {
             let (app, manager_name) = (&app.name, manager.name());
-            match manager.status(service).await {
-                Ok(Status::NotFound) => {
+            match timeout(LOOK, manager.status(service)).await {
+                Ok(Ok(Status::NotFound)) => {
                     warn!(%app, %service, "{manager_name} knows no such service: pushes to this app will fail");
                 }
-                Ok(_) => {}
-                Err(error) => warn!(%app, %service, %error, "cannot look at the service"),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => warn!(%app, %service, %error, "cannot look at the service"),
+                Err(_) => {
+                    warn!(%app, %service, "{manager_name} does not say how the service is: is it hung?");
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Files that others on this host can read or change, and should not.
 
-use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 /// The bits of a file's mode by which those outside its owner and group read and write it. A group is a list that
 /// somebody chose, and how Debian hands keys to services (`ssl-cert`).
@@ -23,7 +23,8 @@ pub(crate) fn command_of_others(path: &Path) -> Option<String> {
 }
 
 fn mode(path: &Path) -> Option<u32> {
-    Some(path.metadata().ok()?.mode() & 0o7777)
+    // A device such as /dev/null holds no secret.
+    path.metadata().ok().filter(fs::Metadata::is_file).map(|file| file.mode() & 0o7777)
 }
 
 /// A file of keys, passwords or secrets, which the configuration calls `key`, with the mode that lets others in.
@@ -82,7 +83,9 @@ mod tests {
             fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
             assert_eq!(Exposed::look("key", file.path()).is_some(), exposed, "{mode:o}");
         }
-        assert_eq!(Exposed::look("key", Path::new("/nowhere")), None);
+        for none in ["/nowhere", "/dev/null"] {
+            assert_eq!(Exposed::look("key", Path::new(none)), None);
+        }
     }
 
     #[test]

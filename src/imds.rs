@@ -89,10 +89,15 @@ pub fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     Some(given.unwrap_or_else(|| by_mode.to_owned()))
 }
 
+/// What may be shown of an endpoint.
+fn without_login(endpoint: &str) -> &str {
+    endpoint.rsplit('@').next().unwrap_or_default()
+}
+
 impl Imds {
     /// Asks the service at `endpoint`; nothing is sent yet.
     pub fn new(endpoint: &str) -> Result<Self, ImdsError> {
-        let invalid = || ImdsError::Endpoint { endpoint: endpoint.to_owned() };
+        let invalid = || ImdsError::Endpoint { endpoint: without_login(endpoint).to_owned() };
         let base = endpoint.parse::<Url>().map_err(|_| invalid())?;
         if base.scheme() != "http"
             || base.query().is_some()

@@ -2,7 +2,7 @@
 # EC2 user-data: installs instance-agent, writes its configuration and starts it, on systemd or upstart. Environment and
 # apps are left to the instance's tags. It may run again at any time, and changes only what differs.
 #
-# Set these four for your fleet. DRY_RUN=1 shows what would be done, and does nothing.
+# Set these for your fleet. DRY_RUN=1 shows what would be done, and does nothing.
 set -eu
 
 # Of the .deb: https://…, s3://… (needs the AWS CLI) or file://…
@@ -11,6 +11,8 @@ set -eu
 : "${BROKER_URL:=mqtts://broker.example.com}"
 # The SSM parameter with the broker's password for the user instance-agent (needs the AWS CLI); empty: no password.
 : "${PASSWORD_PARAMETER=/instance-agent/broker-password}"
+# Where the parameter and the bucket are, such as eu-central-1; empty: as the AWS CLI is configured.
+: "${REGION:=}"
 : "${DRY_RUN:=}"
 
 etc=/etc/instance-agent
@@ -41,7 +43,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 download() {
     case $PACKAGE_URL in
         file://*) cp "${PACKAGE_URL#file://}" "$1" ;;
-        s3://*) aws s3 cp --only-show-errors "$PACKAGE_URL" "$1" ;;
+        s3://*) aws ${REGION:+--region "$REGION"} s3 cp --only-show-errors "$PACKAGE_URL" "$1" ;;
         *) if has curl; then curl -fsSL --retry 5 -o "$1" "$PACKAGE_URL"; else wget -q -t 5 -O "$1" "$PACKAGE_URL"; fi ;;
     esac || fail "$PACKAGE_URL: cannot be downloaded"
 }
@@ -101,7 +103,8 @@ put() {
 }
 
 fetch_password() {
-    aws ssm get-parameter --name "$PASSWORD_PARAMETER" --with-decryption --query Parameter.Value --output text
+    aws ${REGION:+--region "$REGION"} ssm get-parameter --name "$PASSWORD_PARAMETER" --with-decryption \
+        --query Parameter.Value --output text
 }
 
 write_password() {

@@ -99,7 +99,15 @@ impl Systemd {
         let start = limit.saturating_add(stop).as_millis();
         let stop = stop.as_millis();
         // A oneshot service starts until its command has ended.
-        command.args(["--wait", "--pipe", "--service-type=oneshot", "--property=KillMode=control-group"]);
+        // --collect: what failed is forgotten, even when the agent does not live to see it.
+        command.args([
+            "--wait",
+            "--pipe",
+            "--collect",
+            "--service-type=oneshot",
+            "--property=KillMode=control-group",
+        ]);
+        command.arg("--description=Command of instance-agent");
         command.arg(format!("--property=TimeoutStartSec={start}ms"));
         command.arg(format!("--property=TimeoutStopSec={stop}ms"));
         command.arg("--").args(argv.into_iter().map(|word| escape(&word)));

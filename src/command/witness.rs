@@ -42,7 +42,8 @@ pub fn witness(arguments: &[OsString]) -> io::Result<ExitStatus> {
     SigSet::all().thread_block()?;
     let status = child.wait()?;
     // Nobody reads it any more when the agent was killed.
-    let _ = writeln!(io::stderr(), "{REPORT}{}", status.into_raw());
+    // On a line of its own, whatever a name service has left unfinished.
+    let _ = writeln!(io::stderr(), "\n{REPORT}{}", status.into_raw());
     Ok(status)
 }
 

@@ -90,6 +90,11 @@ impl Ack {
         Self(None)
     }
 
+    /// Whether the broker keeps the message until it is acknowledged.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(super) fn new(receipt: Receipt, receipts: UnboundedSender<Receipt>) -> Self {
         Self(Some(Pending { receipt, receipts }))
     }

@@ -48,6 +48,9 @@ use task::Core;
 use crate::exposure::Known;
 use crate::throttle::Throttle;
 
+/// More user properties than any webhook has headers: each takes far more memory than its share of the queue.
+pub(crate) const MAX_PROPERTIES: usize = 100;
+
 /// How the connection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionState {

@@ -9,13 +9,13 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
-use super::ConnectionState;
 use super::failure::Failure;
 use super::link::{self, Access, Client, Connected, Event, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
 use super::settings::Interest;
 use super::subscriptions::Request as Asked;
 use super::task::Core;
+use super::{ConnectionState, MAX_PROPERTIES};
 use tokio_util::bytes::Bytes;
 
 /// How long the broker may take to see us off.
@@ -24,8 +24,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// How many filters the log names.
 const FILTERS_NAMED: usize = 10;
-/// More user properties than any webhook has headers: each takes far more memory than its share of the queue.
-const MAX_PROPERTIES: usize = 100;
 /// Payloads up to here are copied, for a slice keeps the whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
 

@@ -13,7 +13,7 @@ mod delivery;
 mod header;
 mod topic;
 
-use crate::mqtt::{Outgoing, Protocol};
+use crate::mqtt::{MAX_PROPERTIES, Outgoing, Protocol};
 use crate::push::{self, DecodeError, Decoded, Headers, Opened, Other, Push};
 use crate::signature::{Secret, SignatureError};
 
@@ -85,6 +85,14 @@ pub enum ComposeError {
         /// With its envelope.
         size: usize,
     },
+    /// Agents drop it as well.
+    #[error(
+        "the message would have {count} headers, and agents take {MAX_PROPERTIES}: GitHub sends fewer than 20"
+    )]
+    TooManyHeaders {
+        /// How many.
+        count: usize,
+    },
     /// Not where agents look for it.
     #[error(transparent)]
     Destination(#[from] DestinationError),
@@ -115,6 +123,9 @@ pub fn compose(delivery: Delivery, plan: &Plan<'_>) -> Result<Composed, ComposeE
         if in_envelope { (Vec::new(), delivery.into_envelope()) } else { (delivery.headers, delivery.body) };
     if payload.len() > MAX_PAYLOAD {
         return Err(ComposeError::TooLarge { size: payload.len() });
+    }
+    if headers.len() > MAX_PROPERTIES {
+        return Err(ComposeError::TooManyHeaders { count: headers.len() });
     }
     let push = understood(&headers, &payload)?;
     Ok(Composed { message: Outgoing { topic, payload, headers, retain: plan.retain }, push, signed })

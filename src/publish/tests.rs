@@ -181,6 +181,15 @@ fn a_signature_that_no_secret_makes_is_refused() {
 }
 
 #[test]
+fn no_more_headers_go_out_than_agents_take() {
+    let names: Vec<_> = (0..=MAX_PROPERTIES).map(|number| format!("X-{number}")).collect();
+    let headers: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    assert!(compose(delivery(&github(), &headers[1..]), &plan()).is_ok());
+    let refused = compose(delivery(&github(), &headers), &plan());
+    assert!(matches!(refused, Err(ComposeError::TooManyHeaders { count: 101 })), "{:?}", refused.err());
+}
+
+#[test]
 fn again_is_never_retained_wherever_it_comes_from() {
     let retained = |again| compose(by_hand(again), &Plan { retain: true, ..plan() });
     assert!(matches!(retained(true), Err(ComposeError::AgainRetained)));

@@ -8,7 +8,7 @@ use crate::mqtt::Ack;
 
 use super::Offer;
 
-/// Far above what brokers send without an acknowledgement; QoS 0 alone could exceed it, on a disk that refuses.
+/// How many may wait for a disk that refuses. With QoS 1 there are never more than the broker sends unacknowledged.
 const CAPACITY: usize = 1024;
 
 /// The pushes that have come and are not recorded yet.
@@ -26,9 +26,8 @@ impl Inbox {
     /// True: a task must be started that takes them out.
     pub(super) fn put(&self, offer: Offer) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.offers.len() >= CAPACITY {
-            // Dropping it leaves it unacknowledged.
-            warn!(repository = %offer.revision.repo, "push left with the broker: too many wait for the disk");
+        if state.offers.len() >= CAPACITY && !offer.receipt.is_awaited() {
+            warn!(repository = %offer.revision.repo, "push with QoS 0 dropped: too many wait for the disk");
             return false;
         }
         state.offers.push(offer);
@@ -63,6 +62,12 @@ impl Receipt {
             receipt.settle();
         }
         receipt
+    }
+
+    /// Whether the broker keeps the message until it is acknowledged.
+    fn is_awaited(&self) -> bool {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.ack.as_ref().is_some_and(Ack::is_awaited)
     }
 
     /// One of the apps has recorded it.

@@ -147,6 +147,7 @@ fn composed(delivery: Delivery, plan: &Plan<'_>) -> Result<Option<Composed>, Pro
         Err(
             error @ (ComposeError::StaleSignature
             | ComposeError::AgainRetained
+            | ComposeError::TooManyHeaders { .. }
             | ComposeError::Destination(_)),
         ) => Err(Problem::usage(error.to_string())),
         Err(error) => Err(Problem::Failed(format!("not published, as agents would not take it: {error}"))),
