@@ -55,12 +55,11 @@ impl Page {
                 self.in_code = true;
                 self.roff += ".PP\n.RS 4\n.nf\n";
             }
-            Tag::List(None) => {}
             Tag::Item => self.roff += ".IP \\(bu 2\n",
             Tag::Emphasis => self.line += "\\fI",
             Tag::Strong => self.line += "\\fB",
             // Where a link leads is of no use on paper.
-            Tag::Link { .. } | Tag::TableCell | Tag::TableRow | Tag::TableHead => {}
+            Tag::List(None) | Tag::Link { .. } | Tag::TableCell | Tag::TableRow | Tag::TableHead => {}
             Tag::Table(_) => self.header.clear(),
             other => return Err(unknown(other)),
         }
@@ -119,9 +118,9 @@ impl Page {
             return;
         }
         if line.starts_with(".S") {
-            self.roff += line
+            self.roff += line;
         } else {
-            self.roff += &protected(line)
+            self.roff += &protected(line);
         }
         self.roff.push('\n');
     }
