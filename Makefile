@@ -17,12 +17,12 @@ demo: ## see the whole job: a push restarts an app with its new version; nothing
 
 # These boot a container, change the user or mount a disk: only they are run with sudo for an ordinary user.
 # cargo gives the script a test's program as $0 and its arguments.
-RUN := case $$0 in */deps/systemd-*|*/deps/command-*|*/deps/journal-*|*/deps/chaos-*) exec sudo -- "$$0" "$$@" ;; esac; exec "$$0" "$$@"
+RUN := case $$0 in */deps/systemd-*|*/deps/command-*|*/deps/journal-*|*/deps/chaos-*|*/deps/cost-*) exec sudo -- "$$0" "$$@" ;; esac; exec "$$0" "$$@"
 
 .PHONY: test
-test: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN)']
+test bench: export RUNNER = target."cfg(unix)".runner = ["sh", "-c", '$(RUN)']
 test: check-root ## run all tests, some with sudo; installs what they need (mosquitto, …) from the distribution when missing
-	scripts/install-test-tools
+	scripts/install-bench-tools $(TOOLS)
 	if [ "$$(id -u)" -eq 0 ]; then cargo test --locked --workspace; else cargo --config "$$RUNNER" test --locked --workspace; fi
 
 # sudo hands no environment on.
@@ -37,6 +37,17 @@ test-systemd: check-root tarball ## test the packages on a real systemd, in cont
 	export INSTANCE_AGENT_DEB="$$(realpath $(BUILT)/*.deb)" INSTANCE_AGENT_TARBALL="$$(realpath $(BUILT)/*.tar.gz)"; \
 	run="test --locked --test package -- --ignored --test-threads=4"; \
 	if [ "$$(id -u)" -eq 0 ]; then cargo $$run; else cargo --config "$$RUNNER" $$run; fi
+
+# Of the very binary that is shipped: what cargo builds for a benchmark has the features that tests ask of dependencies.
+BENCH ?=
+.PHONY: bench
+bench: check-root ## what listening costs and how fast a push acts, beside its peers (15 minutes); BENCH='--json', BENCH='idle acting'
+	scripts/install-bench-tools $(TOOLS)
+	cargo bench --locked --bench cost --no-run
+	cargo build --locked --release
+	mkdir -p $(TOOLS)/bench && cp $(or $(CARGO_TARGET_DIR),target)/release/instance-agent $(TOOLS)/bench/instance-agent
+	set -- --locked --bench cost -- --agent $(abspath $(TOOLS))/bench/instance-agent $(BENCH); \
+	if [ "$$(id -u)" -eq 0 ]; then cargo bench "$$@"; else cargo --config "$$RUNNER" bench "$$@"; fi
 
 .PHONY: check
 check: check-tools check-lock check-format check-scripts check-lints check-docs check-deps ## formatting, lints, docs, scripts, dependencies; no test is run
@@ -76,9 +87,9 @@ advisories: check-tools ## look the dependencies up in the RustSec database (nee
 
 # Without a sanitizer the stable toolchain will do, and there is no unsafe code here for one to find fault with.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := headers envelope form payload
+FUZZ_TARGETS := headers envelope form payload user-data
 .PHONY: fuzz
-fuzz: ## fuzz what decodes messages, FUZZ_SECONDS=60 for each target; a crash is kept in fuzz/artifacts
+fuzz: ## fuzz what decodes messages and user-data, FUZZ_SECONDS=60 for each target; a crash is kept in fuzz/artifacts
 	scripts/install-fuzz-tools $(TOOLS)
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/found/$$target && \

@@ -3,12 +3,13 @@
 mod connection;
 mod staff;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::config::{App, AppName, Settings};
 use crate::github::RepoName;
@@ -106,6 +107,8 @@ struct Agent {
     staff: Staff,
     /// How many refusals the status told of last.
     refusals_told: u64,
+    /// The same of apps whose record the disk does not take.
+    stuck_told: usize,
     shutdown: CancellationToken,
 }
 
@@ -135,6 +138,7 @@ impl Agent {
             supervisor: Arc::new(supervisor),
             staff: Staff::new(shutdown.clone()),
             refusals_told: 0,
+            stuck_told: 0,
             settings,
             context,
             router,
@@ -200,10 +204,10 @@ impl Agent {
         self.tell_status();
     }
 
-    /// The main loop is; and who looks at the status sees what was refused meanwhile.
+    /// The main loop is; and who looks at the status sees what was refused or got stuck meanwhile.
     fn alive(&mut self) {
         self.supervisor.alive();
-        if self.context.refusals.total() != self.refusals_told {
+        if (self.context.refusals.total(), self.staff.stuck()) != (self.refusals_told, self.stuck_told) {
             self.tell_status();
         }
     }
@@ -223,7 +227,12 @@ impl Agent {
         let refusals = &self.context.refusals;
         self.refusals_told = refusals.total();
         let refused = if self.refusals_told > 0 { format!("; refused: {refusals}") } else { String::new() };
-        self.supervisor.status(&format!("{connection}; apps: {apps}{refused}"));
+        self.stuck_told = self.staff.stuck();
+        let stuck = match self.stuck_told {
+            0 => String::new(),
+            count => format!("; the journal of {count} cannot be written, their pushes wait"),
+        };
+        self.supervisor.status(&format!("{connection}; apps: {apps}{stuck}{refused}"));
     }
 
     fn handle(&mut self, message: Message) {
@@ -240,6 +249,7 @@ impl Agent {
             }
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
+                trace!(repository = %revision.repo, sha = %revision.commit, "push decoded");
                 self.context.gate.pushed();
                 return self.hand_on(&revision, verdicts, message.retain, message.ack);
             }
@@ -260,7 +270,7 @@ impl Agent {
         let mut takers = Vec::new();
         for (app, verdict) in verdicts {
             match verdict {
-                Ok(()) => takers.extend(self.staff.worker(&app)),
+                Ok(()) => takers.push(app),
                 Err(why @ RefMismatch::NoDefaultBranch) => {
                     if let Some(Noted { unsaid, total }) = self.context.refusals.note("no default branch") {
                         warn!(%app, %why, unsaid, total, "push ignored");
@@ -270,8 +280,13 @@ impl Agent {
             }
         }
         let receipt = Receipt::new(ack, takers.len());
-        for worker in takers {
-            worker.offer(Offer { revision: revision.clone(), retained, receipt: receipt.clone() });
+        for app in takers {
+            let receipt = receipt.clone();
+            match self.staff.worker(&app, &self.context) {
+                Some(worker) => worker.offer(Offer { revision: revision.clone(), retained, receipt }),
+                // The router knows the same apps; should it not, nobody is left to record it.
+                None => receipt.recorded(),
+            }
         }
     }
 
@@ -280,7 +295,7 @@ impl Agent {
         info!("shutting down");
         self.staff.say_what_runs();
         self.connection.stop().await;
-        self.staff.end(&self.context.notices).await;
+        self.staff.end(&self.context.notices, staff::REST).await;
         info!("stopped");
     }
 }
@@ -317,8 +332,9 @@ fn context(settings: &Settings, tools: Tools, shared: Shared) -> Context {
 
 /// Looks at every service once, so that a wrong name shows before the first push does.
 async fn warn_about_services(manager: Arc<dyn ServiceManager>, apps: Vec<Arc<App>>) {
-    for app in apps {
-        for service in &app.services {
+    let mut seen = HashSet::new();
+    for app in &apps {
+        for service in app.services.iter().filter(|service| seen.insert(*service)) {
             let (app, manager_name) = (&app.name, manager.name());
             match manager.status(service).await {
                 Ok(Status::NotFound) => {

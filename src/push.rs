@@ -3,8 +3,8 @@
 //! The payload is the body of GitHub's `push` webhook: today's shape, the 2012 GitHub Services shape, either one
 //! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5. It is read in
 //! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. A message without
-//! headers is first read as an envelope, signed or not; all else is looked at only once the signature was verified,
-//! even which event it is.
+//! headers, if it may be an envelope, is first read as one, signed or not; all else is looked at only once the
+//! signature was verified, even which event it is.
 
 mod body;
 mod headers;
@@ -159,7 +159,8 @@ pub fn open(headers: Headers, payload: &[u8]) -> Result<Opened<'_>, DecodeError>
     if payload.is_empty() {
         return Ok(Opened::Other(Other::Empty));
     }
-    let envelope = if headers.is_empty() && !is_form(payload) { Envelope::parse(payload)? } else { None };
+    let may_be_envelope = headers.is_empty() && !is_form(payload) && Envelope::is_named_in(payload);
+    let envelope = if may_be_envelope { Envelope::parse(payload)? } else { None };
     let delivery = match envelope {
         Some(Envelope { headers, body }) => Delivery { headers, body: Body(body.into()) },
         None => Delivery { headers, body: Body(payload.into()) },

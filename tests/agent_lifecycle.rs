@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use support::agent::{Agent, Instance, eventually};
 use support::apps::{API, API_AND_WEB};
@@ -130,6 +132,23 @@ fn sigterm_ends_an_idle_agent_at_once() {
         agent.logged("stopped", &[]);
         assert!(agent.complaints().is_empty(), "{}", agent.report());
     }
+}
+
+#[test]
+fn a_disk_that_hangs_does_not_keep_an_idle_agent_from_its_end() {
+    let broker = Mosquitto::start();
+    let instance = Instance::new(&broker);
+    instance.configure(API);
+    let mut agent = instance.start();
+    agent.subscribed(1);
+    // Written for the last time before the end.
+    let remembered = || instance.read("state/session.json").contains("github/+/+").then_some(());
+    eventually(remembered, || agent.report());
+    // Whoever opens it to write waits.
+    mkfifo(&instance.file("state/session.json.new"), Mode::S_IRWXU).unwrap();
+    assert_eq!(agent.stop().code(), Some(0));
+    agent.logged("cannot remember the session", &[]);
+    agent.logged("stopped", &[]);
 }
 
 #[test]

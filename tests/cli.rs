@@ -551,13 +551,16 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_their_lines() {
 fn mistakes_in_flags_name_the_flag() {
     let file = Directory::new().write_kept("config.yaml", &beside_apps(""));
     for (flags, parts) in [
-        (&["--app", "acme/api"][..], &["--app: must be OWNER/REPO[@BRANCH]=SERVICE"][..]),
+        (
+            &["--app", "acme/web=web", "--app", "acme/api"][..],
+            &["--app: \"acme/api\" must be OWNER/REPO[@BRANCH]=SERVICE"][..],
+        ),
         (&["--app", "acme=api"], &["--app: apps[0].repo: \"acme\"", "OWNER/NAME"]),
         (&["--app", "acme/api=-x"], &["--app: apps[0].service: \"-x\""]),
         (&["--app", "acme/api@a b=x"], &["--app: apps[0].branch: \"a b\""]),
         (&["--app", "acme/api=x", "--app", "acme/web=x"], &["--app: apps[1].name: \"x\""]),
         (&["--app", "acme/api@=x"], &["--app: apps[0].branch: "]),
-        (&["--app", ""], &["--app: must be OWNER/REPO"]),
+        (&["--app", ""], &["--app: \"\" must be OWNER/REPO"]),
         (&["--broker", "http://x"], &["--broker: mqtt.url: must be mqtt://"]),
         (&["--environment", "a b"], &["--environment: environment: \"a b\""]),
     ] {

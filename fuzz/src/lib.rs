@@ -1,5 +1,6 @@
 //! What holds for every message, whatever is in it.
 
+use instance_agent::config::{self, Source};
 use instance_agent::github::{CommitId, GitRef, RepoName};
 use instance_agent::push::{self, Decoded, Headers, Opened};
 use instance_agent::signature::Secrets;
@@ -24,6 +25,25 @@ pub fn decode(headers: &Headers, payload: &[u8]) {
     let Ok(Opened::Delivery(delivery)) = push::open(headers.clone(), payload) else { unreachable!() };
     // Whoever finds a signature without the secret has found something else than a mistake of ours.
     assert!(delivery.authenticate(Some(&secrets())).is_err(), "forged");
+}
+
+/// Looks for a configuration in user-data.
+///
+/// # Panics
+/// When what comes out is not as it must be.
+pub fn read_user_data(raw: &[u8]) {
+    match config::source_of(raw) {
+        Ok(source) => assert!(source.is_none_or(|source| matches!(source, Source::UserData(_)))),
+        // Each mistake is one line of a log.
+        Err(mistakes) => {
+            for mistake in mistakes.iter().map(ToString::to_string) {
+                assert!(
+                    mistake.starts_with("user-data") && !mistake.contains(char::is_control),
+                    "{mistake:?}"
+                );
+            }
+        }
+    }
 }
 
 fn is_id(text: &str) -> bool {

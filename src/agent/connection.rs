@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::config::Settings;
 use crate::journal::{Session, SessionFile};
 use crate::mqtt::{self, ConnectionState, Handle, Interest, Message, Messages};
 use crate::router::Router;
+
+/// How long the end waits for the disk to take what there is to remember.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// The connection to the broker, what comes from it, and what it is asked for.
 pub(super) struct Connection {
@@ -69,20 +74,36 @@ impl Connection {
 
     /// Notes for the next agent what the session holds, and that there is or was a connection.
     pub(super) fn remember(&mut self) {
-        self.session.filters.clone_from(&self.held_filters.borrow_and_update());
-        self.session.connected = Some(SystemTime::now());
+        self.note();
         // Rare and small, so it may be written here; and in their order.
         if let Err(error) = self.file.write(&self.session) {
-            warn!(file = %self.file.path().display(), %error, "cannot remember the session");
+            self.cannot_remember(&error);
         }
     }
 
-    /// Disconnects, and waits until that is done.
+    fn note(&mut self) {
+        self.session.filters.clone_from(&self.held_filters.borrow_and_update());
+        self.session.connected = Some(SystemTime::now());
+    }
+
+    /// Disconnects, and waits until that is done; for a disk that hangs, not for long.
     pub(super) async fn stop(mut self) {
+        self.handle.end();
         if self.up {
-            self.remember();
+            self.note();
+            let (file, session) = (self.file.clone(), self.session.clone());
+            match timeout(LAST_WRITE, spawn_blocking(move || file.write(&session))).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => self.cannot_remember(&error),
+                Ok(Err(panic)) => self.cannot_remember(&panic),
+                Err(late) => self.cannot_remember(&late),
+            }
         }
         self.handle.stop().await;
+    }
+
+    fn cannot_remember(&self, error: &dyn std::fmt::Display) {
+        warn!(file = %self.file.path().display(), %error, "cannot remember the session");
     }
 }
 

@@ -54,6 +54,7 @@ async fn start(mut loader: Loader) -> ExitCode {
         Ok(hangup) => hangup,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
+    loader.show_nothing();
     loader.instance_id().inspect(|id| log::name_instance(id));
     let mut given_up = Vec::new();
     if loader.asks_metadata() {

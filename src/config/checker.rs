@@ -19,16 +19,23 @@ pub struct Shown {
 pub(super) struct Checker {
     errors: Vec<ConfigError>,
     pub(super) shown: Vec<Shown>,
+    unshown: bool,
     pub(super) warnings: Vec<String>,
 }
 
 impl Checker {
+    pub(super) fn new(unshown: bool) -> Self {
+        Self { unshown, ..Self::default() }
+    }
+
     pub(super) fn error(&mut self, place: &Place, key: impl Into<String>, problem: impl Into<String>) {
         self.errors.push(ConfigError::of_key(place.clone(), key, problem));
     }
 
     pub(super) fn show(&mut self, place: &Place, key: impl Into<String>, value: impl Into<String>) {
-        self.shown.push(Shown { key: key.into(), value: value.into(), place: place.clone() });
+        if !self.unshown {
+            self.shown.push(Shown { key: key.into(), value: value.into(), place: place.clone() });
+        }
     }
 
     /// The value, if the field is there and valid.

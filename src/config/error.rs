@@ -51,6 +51,12 @@ impl ConfigErrors {
         if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
     }
 
+    /// One more, after the others.
+    pub(super) fn and(mut self, error: ConfigError) -> Self {
+        self.0.push(error);
+        self
+    }
+
     /// The mistakes, in the order of their lines.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()

@@ -42,7 +42,7 @@ impl Flags {
             add("--environment", Fragment { environment: Some(text(environment)), ..Fragment::default() });
         }
         if let Some(dir) = &self.state_dir {
-            let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8"))?;
+            let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8".to_owned()))?;
             add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
         }
         if self.ec2_tags {
@@ -51,14 +51,16 @@ impl Flags {
             add("--ec2-tags", Fragment { ec2, ..Fragment::default() });
         }
         if !self.apps.is_empty() {
-            let malformed = || mistake("--app", "must be OWNER/REPO[@BRANCH]=SERVICE");
-            let app =
-                |app| app_of(app).map(|app| spanned(Mapping::Fields(Box::new(app)))).ok_or_else(malformed);
             let apps = self.apps.iter().map(|it| app(it)).collect::<Result<_, _>>()?;
             add("--app", Fragment { apps: Some(spanned(List::Items(apps))), ..Fragment::default() });
         }
         Ok(fragments)
     }
+}
+
+fn app(text_of_app: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
+    let malformed = || mistake("--app", format!("{text_of_app:?} must be OWNER/REPO[@BRANCH]=SERVICE"));
+    app_of(text_of_app).map(|app| spanned(Mapping::Fields(Box::new(app)))).ok_or_else(malformed)
 }
 
 /// `OWNER/REPO[@BRANCH]=SERVICE`. A branch may contain `=`, a service may not: hence the last one divides.
@@ -83,6 +85,6 @@ pub(super) fn text(value: &str) -> Spanned<Scalar> {
     spanned(Scalar::Text(value.to_owned()))
 }
 
-fn mistake(flag: &'static str, problem: &str) -> ConfigErrors {
-    ConfigError::of_source(Place { source: Source::Flag(flag), line: None }, problem.to_owned()).into()
+fn mistake(flag: &'static str, problem: String) -> ConfigErrors {
+    ConfigError::of_source(Place { source: Source::Flag(flag), line: None }, problem).into()
 }

@@ -18,6 +18,8 @@ use super::{Host, Loaded, Request, tags, validate};
 /// How long a metadata service that gives no answer keeps a host waiting that can do without it.
 const DISPENSABLE: Duration = Duration::from_secs(5);
 
+const NO_USER_DATA: &str = "none";
+
 /// Loads the configuration; remembers what cannot change and what was known last.
 #[derive(Debug)]
 pub struct Loader {
@@ -31,6 +33,9 @@ pub struct Loader {
     watches_tags: bool,
     /// The metadata service has said what is not in force yet.
     has_news: bool,
+
+    /// Nobody is shown what each setting was taken from.
+    unshown: bool,
 }
 
 /// There is no configuration that could be used.
@@ -81,8 +86,21 @@ impl Loader {
         host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
         let imds = endpoint.map(Imds::new).transpose()?;
-        let (user_data, tags) = (None, None);
-        Ok(Self { request, host, imds, user_data, tags, watches_tags: false, has_news: false })
+        Ok(Self {
+            request,
+            host,
+            imds,
+            user_data: None,
+            tags: None,
+            watches_tags: false,
+            has_news: false,
+            unshown: false,
+        })
+    }
+
+    /// Leaves [`Loaded::shown`] empty: with many apps it takes more memory than the settings.
+    pub fn show_nothing(&mut self) {
+        self.unshown = true;
     }
 
     /// What the program's arguments said.
@@ -110,7 +128,11 @@ impl Loader {
         if sources.is_empty() {
             return Err(LoadError::Unconfigured(self.tried(trouble.as_ref())));
         }
-        let mut loaded = self.validated(sources).await?;
+        let hint = self.hint(&sources);
+        let mut loaded = match (self.validated(sources).await, hint) {
+            (Err(LoadError::Invalid(errors)), Some(hint)) => return Err(errors.and(hint).into()),
+            (loaded, _) => loaded?,
+        };
         loaded.warnings.splice(..0, warnings);
         self.watches_tags = loaded.settings.tag_refresh.is_some();
         Ok(loaded)
@@ -187,7 +209,7 @@ impl Loader {
         let Some(imds) = &self.imds else { return Ok(()) };
         if self.user_data.is_none() {
             let raw = imds.user_data(limit).await?;
-            let read = raw.map_or(Ok(UserData::Foreign("none")), |raw| user_data::read(&raw));
+            let read = raw.map_or(Ok(UserData::Foreign(NO_USER_DATA)), |raw| user_data::read(&raw));
             self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
             self.user_data = Some(read);
         }
@@ -252,11 +274,20 @@ impl Loader {
     }
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
-        let (host, may_ask) = (self.host.clone(), self.imds.is_some());
+        let (host, may_ask, unshown) = (self.host.clone(), self.imds.is_some(), self.unshown);
         // Looks up users and opens files, which may take its time.
-        let validated =
-            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask)).await;
+        let validating =
+            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask, unshown));
+        let validated = validating.await;
         Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+    }
+
+    /// Where no document says anything, what is missing may be in user-data that was not understood.
+    fn hint(&self, sources: &Sources) -> Option<ConfigError> {
+        let Some(Ok(UserData::Foreign(what))) = self.user_data else { return None };
+        let place = Place { source: Source::UserData(Form::Unknown), line: None };
+        let wanted = what != NO_USER_DATA && !sources.has_document();
+        wanted.then(|| ConfigError::of_source(place, format!("gives nothing: it is {what}")))
     }
 
     fn tried(&self, trouble: Option<&ImdsError>) -> Tried {

@@ -38,7 +38,7 @@ pub use flags::Flags;
 pub use host::Host;
 pub use loader::{LoadError, Loader, Tried};
 pub use source::{DEFAULT_FILE, Place, Request, Source};
-pub use user_data::Form;
+pub use user_data::{Form, source_of};
 pub(crate) use values::BrokerUrl;
 
 /// Everything that the agent was told, valid and complete.
@@ -166,7 +166,8 @@ impl fmt::Display for AppName {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// Each effective setting with its source, in the order of the documentation. No secret is among them.
+    /// Each effective setting with its source, in the order of the documentation, unless nobody is
+    /// shown it. No secret is among them.
     pub shown: Vec<Shown>,
     /// What is valid but probably not meant.
     pub warnings: Vec<String>,

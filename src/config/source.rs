@@ -114,6 +114,11 @@ impl Sources {
         })
     }
 
+    /// There is a file or user-data among them.
+    pub(super) fn has_document(&self) -> bool {
+        self.fragments.iter().any(|(source, _)| source.is_document())
+    }
+
     /// Adds a source below all others.
     pub(super) fn add_lowest(&mut self, source: Source, fragment: Fragment) {
         self.fragments.push((source, fragment));

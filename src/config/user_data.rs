@@ -64,6 +64,14 @@ pub(super) enum UserData {
     Damaged(String),
 }
 
+/// Where in this user-data the agent's configuration stands, if it holds one; what it says is not looked into.
+pub fn source_of(raw: &[u8]) -> Result<Option<Source>, ConfigErrors> {
+    Ok(match read(raw)? {
+        UserData::Configuration(source, _) => Some(source),
+        UserData::Foreign(_) | UserData::Damaged(_) => None,
+    })
+}
+
 /// Tells what this is. An error is one of a configuration that is the agent's.
 pub(super) fn read(raw: &[u8]) -> Result<UserData, ConfigErrors> {
     if !raw.starts_with(&[0x1f, 0x8b]) {
@@ -111,9 +119,10 @@ impl Kind {
         let start = bytes.trim_ascii_start();
         let first =
             start.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end().to_ascii_lowercase();
-        let known: [(&[u8], _); 8] = [
+        let known: [(&[u8], _); 9] = [
             (b"#!", "a script (#!)"),
             (b"#cloud-config-archive", "a #cloud-config-archive"),
+            (b"#cloud-config-jsonp", "a #cloud-config-jsonp"),
             (b"#cloud-boothook", "a #cloud-boothook"),
             (b"#include", "a list of addresses (#include)"),
             (b"#part-handler", "a #part-handler"),

@@ -20,9 +20,14 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
 pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
 
-/// `may_ask`: there is a metadata service, and it may be asked.
-pub(super) fn settings(mut sources: Sources, host: &Host, may_ask: bool) -> Result<Loaded, ConfigErrors> {
-    let mut checker = Checker::default();
+/// `may_ask`: there is a metadata service, and it may be asked. `unshown`: see [`Loader`](super::Loader).
+pub(super) fn settings(
+    mut sources: Sources,
+    host: &Host,
+    may_ask: bool,
+    unshown: bool,
+) -> Result<Loaded, ConfigErrors> {
+    let mut checker = Checker::new(unshown);
     let misplaced: Vec<_> = sources.misplaced().collect();
     for (key, what) in &misplaced {
         checker.error(&what.place, *key, format!("is {}, but must be a mapping", what.value));

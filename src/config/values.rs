@@ -86,7 +86,7 @@ pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<
 }
 
 pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String> {
-    let range = || format!("must be from {} to {}", ByteSize::b(min), ByteSize::b(max));
+    let range = || format!("must be from {} to {}", in_units(min), in_units(max));
     let bytes = match scalar {
         Scalar::Integer(number) => {
             u64::try_from(*number).map_err(|_| format!("{number} bytes: {}", range()))?
@@ -104,6 +104,13 @@ pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String>
     };
     let allowed = || format!("{bytes} bytes: {}", range());
     if (min..=max).contains(&bytes) { usize::try_from(bytes).map_err(|_| allowed()) } else { Err(allowed()) }
+}
+
+/// In the largest unit that divides it. (The library's words would take a logarithm, and with it another shared library.)
+fn in_units(bytes: u64) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{bytes} bytes"), |(name, unit)| format!("{} {name}", bytes / unit))
 }
 
 pub(super) fn path(scalar: &Scalar) -> Result<PathBuf, String> {

@@ -1,6 +1,7 @@
 //! Why there is no connection, in words that say what to do, and how long it is likely to last.
 
 use std::io;
+use std::time::Duration;
 
 use super::settings::{MqttSettings, Protocol};
 use crate::tail::clean;
@@ -37,6 +38,11 @@ impl Failure {
             self,
             Self::File(_) | Self::Refused(_) | Self::Certificate(_) | Self::Version | Self::TakenOver
         )
+    }
+
+    /// Nothing was heard for so long.
+    pub(super) fn no_answer(limit: Duration) -> Self {
+        Self::Network(format!("no answer within {} s", limit.as_secs()))
     }
 
     /// `connected`: whether the broker had accepted the connection that failed.
@@ -134,20 +140,6 @@ impl From<&rustls::Error> for Failure {
     }
 }
 
-impl From<&rumqttc::TlsError> for Failure {
-    fn from(error: &rumqttc::TlsError) -> Self {
-        use rumqttc::TlsError;
-        match error {
-            TlsError::Io(error) => error.into(),
-            TlsError::TLS(error) => error.into(),
-            TlsError::DNSName(_) => {
-                Self::Certificate("mqtt.url names no host that a certificate can be for".into())
-            }
-            error => Self::Network(format!("TLS: {error}")),
-        }
-    }
-}
-
 /// The broker's own words, fit for a log line.
 pub(super) fn printable(text: &str) -> String {
     clean(text).chars().take(200).collect()
@@ -158,7 +150,6 @@ pub(super) fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::mqtt::settings::TlsSettings;
-    use std::time::Duration;
 
     fn settings(protocol: Protocol) -> MqttSettings {
         MqttSettings {

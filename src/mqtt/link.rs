@@ -4,23 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{TlsConfiguration, Transport};
 use rustls::ClientConfig;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 use tokio_util::bytes::Bytes;
 
 use super::exposure::exposed_files;
 use super::failure::Failure;
 use super::publish::Outgoing;
-use super::settings::{MqttSettings, Protocol};
-use super::{tls, v4, v5};
+use super::settings::MqttSettings;
+use super::tls;
+use super::wire::Wire;
 use crate::exposure::Exposed;
 
-/// How many requests the library takes before it has sent any.
-pub(super) const REQUESTS: usize = 64;
-/// How many of this client's packets may be unanswered: also the library's highest packet id.
-pub(super) const IN_FLIGHT: u16 = 16;
-/// How long the broker may take to accept a connection.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the broker may take to accept a connection, or what is sent to it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happened on a connection.
 pub(super) enum Event {
@@ -33,7 +31,19 @@ pub(super) enum Event {
     Unsubscribed(u16),
     /// What the broker says of a PUBLISH.
     Published(Answer),
+    /// It is alive.
+    Pong,
     Other,
+}
+
+/// What is to be sent.
+pub(super) enum Request {
+    Acknowledge(u16),
+    Subscribe(Vec<String>),
+    Unsubscribe(String),
+    Publish(Outgoing),
+    Ping,
+    Disconnect,
 }
 
 /// The broker has accepted the connection.
@@ -42,6 +52,8 @@ pub(super) struct Connected {
     /// How long the broker will keep the session, where it said so.
     pub(super) session_expiry: Option<Duration>,
     pub(super) receive_maximum: u16,
+    /// How often the broker wants to hear from this client, where it said so.
+    pub(super) keep_alive: Option<Duration>,
 }
 
 /// What the broker makes of a message that it was sent.
@@ -72,6 +84,7 @@ impl Publish {
 }
 
 /// What the broker wants to see, read from files anew for each connection.
+#[derive(Clone)]
 pub(super) struct Access {
     tls: Option<Arc<ClientConfig>>,
     password: String,
@@ -90,11 +103,8 @@ impl Access {
         })
     }
 
-    pub(super) fn transport(&self) -> Transport {
-        match &self.tls {
-            Some(config) => Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(config))),
-            None => Transport::tcp(),
-        }
+    pub(super) fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.tls.clone()
     }
 
     /// User and password, where there is either.
@@ -119,79 +129,49 @@ pub(super) fn password_in(path: &Path) -> Result<String, String> {
 }
 
 /// The receiving half, to be polled.
-pub(super) enum Link {
-    V4(Box<rumqttc::EventLoop>),
-    V5(Box<rumqttc::v5::EventLoop>, Duration),
+pub(super) struct Link {
+    settings: MqttSettings,
+    access: Access,
+    clean: bool,
+    requests: UnboundedReceiver<Request>,
+    wire: Option<Wire>,
 }
 
 impl Link {
     /// The next event. Must not be dropped before it is done, or what it had begun is lost; an error is the end.
     pub(super) async fn poll(&mut self) -> Result<Event, Failure> {
-        match self {
-            Self::V4(events) => v4::poll(events).await,
-            Self::V5(events, keep_alive) => v5::poll(events, *keep_alive).await,
+        if let Some(wire) = &mut self.wire {
+            return wire.next(&mut self.requests).await;
         }
+        let connecting = Wire::connect(&self.settings, &self.access, self.clean);
+        let (wire, greeting) =
+            timeout(PATIENCE, connecting).await.map_err(|_| Failure::no_answer(PATIENCE))??;
+        self.wire = Some(wire);
+        Ok(Event::Connected(greeting))
     }
 }
 
-/// The sending half. Nothing here waits: `false` means that the library takes no more for now.
-pub(super) enum Client {
-    V4(rumqttc::AsyncClient),
-    V5(rumqttc::v5::AsyncClient),
-}
+/// The sending half. Nothing here waits: what is asked for is sent while the link is polled.
+pub(super) struct Client(
+    // Unbounded, but nobody asks for more than there are unacknowledged messages and open requests.
+    UnboundedSender<Request>,
+);
 
 impl Client {
-    pub(super) fn acknowledge(&self, packet_id: u16) -> bool {
-        match self {
-            Self::V4(client) => v4::acknowledge(client, packet_id),
-            Self::V5(client) => v5::acknowledge(client, packet_id),
-        }
-    }
-
-    pub(super) fn subscribe(&self, filters: &[String]) -> bool {
-        match self {
-            Self::V4(client) => v4::subscribe(client, filters),
-            Self::V5(client) => v5::subscribe(client, filters),
-        }
-    }
-
-    pub(super) fn unsubscribe(&self, filter: &str) -> bool {
-        match self {
-            Self::V4(client) => client.try_unsubscribe(filter).is_ok(),
-            Self::V5(client) => client.try_unsubscribe(filter).is_ok(),
-        }
-    }
-
-    pub(super) fn publish(&self, message: &Outgoing) -> bool {
-        match self {
-            Self::V4(client) => v4::publish(client, message),
-            Self::V5(client) => v5::publish(client, message),
-        }
-    }
-
-    pub(super) fn disconnect(&self) -> bool {
-        match self {
-            Self::V4(client) => client.try_disconnect().is_ok(),
-            Self::V5(client) => client.try_disconnect().is_ok(),
-        }
+    pub(super) fn send(&self, request: Request) {
+        // Refused only when the link is gone, and all that was asked for with it.
+        let _ = self.0.send(request);
     }
 }
 
 /// A connection to be: polling makes it. `clean`: the broker forgets what it kept for this client.
 pub(super) fn open(settings: &MqttSettings, access: &Access, clean: bool) -> (Client, Link) {
-    match settings.protocol {
-        Protocol::V311 => {
-            let (client, events) = v4::open(settings, access, clean);
-            (Client::V4(client), Link::V4(Box::new(events)))
-        }
-        Protocol::V5 => {
-            let (client, events) = v5::open(settings, access, clean);
-            (Client::V5(client), Link::V5(Box::new(events), keep_alive(settings)))
-        }
-    }
+    let (sender, requests) = unbounded_channel();
+    let (settings, access) = (settings.clone(), access.clone());
+    (Client(sender), Link { settings, access, clean, requests, wire: None })
 }
 
-/// Both versions carry whole seconds in 16 bits, and MQTT 5 in the library panics below 5 s.
+/// Both versions carry whole seconds in 16 bits.
 pub(super) fn keep_alive(settings: &MqttSettings) -> Duration {
     Duration::from_secs(settings.keep_alive.as_secs().clamp(5, u64::from(u16::MAX)))
 }

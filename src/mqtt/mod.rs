@@ -1,12 +1,12 @@
 //! The connection to the broker: polls, subscribes, acknowledges, backs off.
 //!
-//! One task polls and does nothing else. Each connection gets a fresh event loop of the library, so that nothing
-//! of an old one can survive into the next: not its buffered messages, not its requests, not its acknowledgements.
+//! One task polls and does nothing else. Each connection is made anew, so that nothing of an old one can survive into
+//! the next: not its buffered messages, not its requests, not its acknowledgements.
 //!
 //! ```text
 //! task       one connection after the other, with back-off
 //!   session  one connection: events in, messages and acknowledgements out
-//!     link   the library, one adapter for each version: v4, v5
+//!     link   the socket, one adapter for each version of the library's packets: wire, v4, v5
 //! ```
 
 mod backoff;
@@ -25,6 +25,7 @@ mod task;
 mod tls;
 mod v4;
 mod v5;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::Failure;
-use super::link::{self, Access, Answer, Client, Event, Link};
+use super::link::{self, Access, Answer, Client, Event, Link, Request};
 use super::settings::MqttSettings;
 use crate::tail::clean;
 
@@ -84,7 +84,7 @@ pub enum PublishError {
         /// How long it had.
         limit: Duration,
     },
-    /// The library takes no such message.
+    /// No message can be sent there.
     #[error("{0} is no topic that can be published on")]
     Topic(String),
 }
@@ -137,14 +137,16 @@ impl Publisher<'_> {
 
     fn send(&mut self) -> Result<(), PublishError> {
         self.stage = Stage::Sent;
-        // There is room in the library's queue for one, so only the topic can be wrong.
-        let sent = self.client.publish(self.message);
-        if sent { Ok(()) } else { Err(PublishError::Topic(self.message.topic.clone())) }
+        if !rumqttc::valid_topic(&self.message.topic) {
+            return Err(PublishError::Topic(self.message.topic.clone()));
+        }
+        self.client.send(Request::Publish(self.message.clone()));
+        Ok(())
     }
 
-    /// Says goodbye. The library sends that only while it is polled, and connects again after the error.
+    /// Says goodbye, which is sent only while the link is polled.
     async fn end(&mut self) {
-        self.client.disconnect();
+        self.client.send(Request::Disconnect);
         let until_it_errs = async { while self.link.poll().await.is_ok() {} };
         // The broker has answered: however this ends, the message is where it is.
         let _ = timeout(GOODBYE, until_it_errs).await;

@@ -1,6 +1,5 @@
 //! One connection, from its CONNECT to its end: polls, subscribes, hands messages on, acknowledges.
 
-use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,14 +7,14 @@ use std::time::{Duration, SystemTime};
 use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 use super::ConnectionState;
 use super::failure::Failure;
-use super::link::{self, Access, Client, Connected, Event, Link, Publish};
+use super::link::{self, Access, Client, Connected, Event, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
 use super::settings::Interest;
-use super::subscriptions::Request;
+use super::subscriptions::Request as Asked;
 use super::task::Core;
 use tokio_util::bytes::Bytes;
 
@@ -27,10 +26,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(300);
 const FILTERS_NAMED: usize = 10;
 /// More user properties than any webhook has headers: each takes far more memory than its share of the queue.
 const MAX_PROPERTIES: usize = 100;
-/// Payloads up to here are copied, for a slice keeps the library's whole read buffer in memory.
+/// Payloads up to here are copied, for a slice keeps the whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
 
-/// How long a large payload is held on to, so that the library meanwhile takes a new read buffer: reading on in the
+/// How long a large payload is held on to, so that meanwhile a new read buffer is taken: reading on in the
 /// old one, it would keep its size for as long as the connection lasts.
 const HELD: Duration = Duration::from_secs(1);
 
@@ -47,13 +46,6 @@ pub(super) enum End {
     /// Ended by us, to begin anew.
     Renew,
     Failed(Failure),
-}
-
-/// What is on its way to the library.
-enum Order {
-    Acknowledge(u16),
-    Request(Request),
-    Disconnect,
 }
 
 /// What ends a wait.
@@ -80,8 +72,6 @@ pub(super) struct Session<'a> {
     interest: Arc<Interest>,
     /// Whether the broker is to forget what it kept.
     clean: bool,
-    /// What the library did not take yet: no more than there are unacknowledged messages and open requests.
-    orders: VecDeque<Order>,
     connected_at: Option<Instant>,
     /// What the broker said when it accepted the connection.
     greeting: Option<Connected>,
@@ -102,7 +92,6 @@ pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended 
         client,
         interest,
         clean,
-        orders: VecDeque::new(),
         connected_at: None,
         greeting: None,
         unannounced: false,
@@ -132,11 +121,11 @@ impl Session<'_> {
                     Wake::AskAgain => self.ask_again(),
                     Wake::FarewellOver => return self.ended(Failure::Closed),
                 }
-                self.flush();
+                self.ask();
             };
             let handed_on = self.handle(event);
             self.look_up();
-            self.flush();
+            self.ask();
             if handed_on {
                 // A flood would otherwise fill the queue before the agent, on the same thread, gets to see it.
                 yield_now().await;
@@ -192,7 +181,7 @@ impl Session<'_> {
                 self.announce();
             }
             // The agent publishes nothing.
-            Event::Published(_) | Event::Other => {}
+            Event::Published(_) | Event::Pong | Event::Other => {}
         }
         false
     }
@@ -301,6 +290,7 @@ impl Session<'_> {
     }
 
     fn wanted(&mut self, topic: String, publish: Publish) {
+        trace!(topic, size = publish.payload.len(), "message received");
         if self.is_too_large(&topic, &publish) {
             self.acknowledge(publish.packet_id);
             return;
@@ -381,13 +371,13 @@ impl Session<'_> {
         if let Some(packet_id) = packet_id
             && self.closing.is_none()
         {
-            self.order(Order::Acknowledge(packet_id));
+            self.client.send(Request::Acknowledge(packet_id));
         }
     }
 
     /// Says goodbye. From here on nothing is taken in: what is unacknowledged comes again.
     fn close(&mut self, why: End) {
-        self.order(Order::Disconnect);
+        self.client.send(Request::Disconnect);
         self.closing = Some(Closing { why, deadline: Instant::now() + FAREWELL });
     }
 
@@ -396,35 +386,17 @@ impl Session<'_> {
         self.closing.take().map_or(End::Failed(failure), |closing| closing.why)
     }
 
-    fn order(&mut self, order: Order) {
-        if !self.orders.is_empty() || !self.hand_over(&order) {
-            self.orders.push_back(order);
-        }
-    }
-
-    /// Hands on what the library had no room for, and the requests that are due.
-    fn flush(&mut self) {
-        while let Some(order) = self.orders.pop_front() {
-            if !self.hand_over(&order) {
-                self.orders.push_front(order);
-                return;
-            }
-        }
+    /// Asks for the subscriptions that are due.
+    fn ask(&mut self) {
         if self.closing.is_some() {
             return;
         }
         while let Some(request) = self.core.subscriptions.next_request() {
             self.core.publish_held();
-            self.order(Order::Request(request));
-        }
-    }
-
-    fn hand_over(&self, order: &Order) -> bool {
-        match order {
-            Order::Acknowledge(packet_id) => self.client.acknowledge(*packet_id),
-            Order::Request(Request::Subscribe(filters)) => self.client.subscribe(filters),
-            Order::Request(Request::Unsubscribe(filter)) => self.client.unsubscribe(filter),
-            Order::Disconnect => self.client.disconnect(),
+            self.client.send(match request {
+                Asked::Subscribe(filters) => Request::Subscribe(filters),
+                Asked::Unsubscribe(filter) => Request::Unsubscribe(filter),
+            });
         }
     }
 }

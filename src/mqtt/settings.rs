@@ -41,7 +41,7 @@ impl MqttSettings {
         }
     }
 
-    /// What is too large to be a push with certainty: the library ends a connection that brings more.
+    /// What is too large to be a push with certainty: a connection that brings more is ended.
     pub(super) fn max_packet(&self) -> usize {
         (64 << 20).max(self.max_payload.saturating_mul(2)).min(MAX_REMAINING_LENGTH)
     }
@@ -90,7 +90,7 @@ pub struct Interest {
 impl Interest {
     /// `filters` go to the broker. `wanted` is asked about every message, so it must be quick.
     pub fn new(mut filters: Vec<String>, wanted: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        // The library refuses these for ever, which looks like having no room for now.
+        // A broker ends the connection of who asks for these.
         filters.retain(|filter| {
             let valid = rumqttc::valid_filter(filter);
             if !valid {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// AWS takes no more filters than this in one SUBSCRIBE.
 const FILTERS_PER_SUBSCRIBE: usize = 8;
-/// Half of the library's packet ids, so that none is given out twice while it is in use.
+/// Far from what any broker keeps open at a time.
 const OUTSTANDING: usize = 8;
 
 /// A request to the broker.
@@ -31,7 +31,7 @@ pub(super) struct Subscriptions {
     granted: BTreeSet<String>,
     refused: BTreeSet<String>,
     to_send: VecDeque<Request>,
-    /// Handed to the library, which numbers them in this order.
+    /// Handed to the link, which numbers them in this order.
     unnumbered: VecDeque<Request>,
     unanswered: HashMap<u16, Request>,
     outstanding_limit: usize,
@@ -48,7 +48,7 @@ impl Subscriptions {
         if !session_present {
             self.held.clear();
         }
-        // The library numbers packets up to the broker's receive maximum.
+        // A broker that takes little at a time gets little.
         self.outstanding_limit = OUTSTANDING.min(usize::from(receive_maximum)).max(1);
         self.asked = self.held.clone();
         self.granted.clear();
@@ -95,7 +95,7 @@ impl Subscriptions {
         }
     }
 
-    /// The next request to hand to the library, unless too many are unanswered.
+    /// The next request to hand to the link, unless too many are unanswered.
     pub(super) fn next_request(&mut self) -> Option<Request> {
         if self.unnumbered.len() + self.unanswered.len() >= self.outstanding_limit {
             return None;
@@ -108,7 +108,7 @@ impl Subscriptions {
         Some(request)
     }
 
-    /// The library has sent the oldest request it was handed, under this number.
+    /// The link has sent the oldest request it was handed, under this number.
     pub(super) fn sent(&mut self, packet_id: u16) {
         if let Some(request) = self.unnumbered.pop_front() {
             self.unanswered.insert(packet_id, request);

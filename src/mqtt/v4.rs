@@ -1,81 +1,113 @@
-//! MQTT 3.1.1 as rumqttc speaks it.
+//! MQTT 3.1.1 as rumqttc writes it.
 
-use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions,
-    Outgoing as Sent, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
+use rumqttc::mqttbytes::v4::{
+    ConnAck, Connect, ConnectReturnCode, Login, Packet, PubAck, Subscribe, SubscribeFilter,
+    SubscribeReasonCode, Unsubscribe,
 };
+use rumqttc::mqttbytes::{Error, QoS};
+use tokio_util::bytes::BytesMut;
 
 use super::failure::Failure;
-use super::link::{self, Access, Answer, Connected, Event, Publish};
-use super::publish::Outgoing;
+use super::link::{self, Access, Answer, Connected, Event, Publish, Request};
 use super::settings::MqttSettings;
+use super::wire::Read;
 
-pub(super) fn open(settings: &MqttSettings, access: &Access, clean: bool) -> (AsyncClient, EventLoop) {
-    let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
-    options
-        .set_transport(access.transport())
-        .set_keep_alive(link::keep_alive(settings))
-        .set_clean_session(clean)
-        .set_manual_acks(true)
-        .set_inflight(link::IN_FLIGHT)
-        .set_max_packet_size(settings.max_packet(), settings.max_packet());
-    if let Some((user, password)) = access.login(settings) {
-        options.set_credentials(user, password);
+pub(super) struct Packets {
+    max: usize,
+}
+
+impl Packets {
+    pub(super) fn new(settings: &MqttSettings) -> Self {
+        Self { max: settings.max_packet() }
     }
-    let (client, mut events) = AsyncClient::new(options, link::REQUESTS);
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(link::CONNECT_TIMEOUT.as_secs());
-    events.set_network_options(network);
-    (client, events)
-}
 
-pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Failure> {
-    match events.poll().await {
-        Ok(event) => Ok(event.into()),
-        Err(error) => Err((&error).into()),
+    pub(super) fn connect(
+        &self,
+        settings: &MqttSettings,
+        access: &Access,
+        clean: bool,
+        output: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let mut connect = Connect::new(&settings.client_id);
+        connect.keep_alive = u16::try_from(link::keep_alive(settings).as_secs()).unwrap_or(u16::MAX);
+        connect.clean_session = clean;
+        connect.login = access.login(settings).map(|(user, password)| Login::new(user, password));
+        self.put(&Packet::Connect(connect), output)
     }
-}
 
-pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> bool {
-    let mut publish = rumqttc::Publish::new(String::new(), QoS::AtLeastOnce, Vec::new());
-    publish.pkid = packet_id;
-    client.try_ack(&publish).is_ok()
-}
-
-pub(super) fn subscribe(client: &AsyncClient, filters: &[String]) -> bool {
-    let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-    client.try_subscribe_many(filters).is_ok()
-}
-
-/// Has no place for headers.
-pub(super) fn publish(client: &AsyncClient, message: &Outgoing) -> bool {
-    let (topic, payload) = (message.topic.clone(), message.payload.clone());
-    client.try_publish(topic, QoS::AtLeastOnce, message.retain, payload).is_ok()
-}
-
-impl From<rumqttc::Event> for Event {
-    fn from(event: rumqttc::Event) -> Self {
-        match event {
-            rumqttc::Event::Incoming(Incoming::Publish(publish)) => publish.into(),
-            rumqttc::Event::Incoming(Incoming::ConnAck(connack)) => Self::Connected(Connected {
-                session_present: connack.session_present,
-                session_expiry: None,
-                receive_maximum: u16::MAX,
-            }),
-            rumqttc::Event::Incoming(Incoming::SubAck(suback)) => {
-                let answers = suback.return_codes.into_iter().map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    SubscribeReasonCode::Failure => Some("refused".to_owned()),
-                });
-                Self::Subscribed(suback.pkid, answers.collect())
-            }
-            rumqttc::Event::Incoming(Incoming::UnsubAck(unsuback)) => Self::Unsubscribed(unsuback.pkid),
-            rumqttc::Event::Incoming(Incoming::PubAck(_)) => Self::Published(Answer::Taken),
-            rumqttc::Event::Outgoing(Sent::Subscribe(id) | Sent::Unsubscribe(id)) => Self::Requested(id),
-            _ => Self::Other,
+    pub(super) fn read(&self, input: &mut BytesMut) -> Result<Read, Failure> {
+        match Packet::read(input, self.max) {
+            Ok(packet) => event(packet).map(Read::Event),
+            Err(Error::InsufficientBytes(missing)) => Ok(Read::Incomplete(missing)),
+            Err(error) => Err(error.into()),
         }
     }
+
+    /// `id`: the number of what gets one.
+    pub(super) fn write(&self, request: Request, id: u16, output: &mut BytesMut) -> Result<(), Failure> {
+        self.put(&packet(request, id), output)
+    }
+
+    fn put(&self, packet: &Packet, output: &mut BytesMut) -> Result<(), Failure> {
+        packet.write(output, self.max)?;
+        Ok(())
+    }
+}
+
+fn packet(request: Request, id: u16) -> Packet {
+    match request {
+        Request::Acknowledge(packet_id) => Packet::PubAck(PubAck::new(packet_id)),
+        Request::Subscribe(filters) => {
+            let filters = filters.into_iter().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce));
+            let mut subscribe = Subscribe::new_many(filters);
+            subscribe.pkid = id;
+            Packet::Subscribe(subscribe)
+        }
+        Request::Unsubscribe(filter) => {
+            let mut unsubscribe = Unsubscribe::new(filter);
+            unsubscribe.pkid = id;
+            Packet::Unsubscribe(unsubscribe)
+        }
+        // It has no place for headers.
+        Request::Publish(message) => {
+            let mut publish = rumqttc::Publish::new(message.topic, QoS::AtLeastOnce, message.payload);
+            (publish.pkid, publish.retain) = (id, message.retain);
+            Packet::Publish(publish)
+        }
+        Request::Ping => Packet::PingReq,
+        Request::Disconnect => Packet::Disconnect,
+    }
+}
+
+fn event(packet: Packet) -> Result<Event, Failure> {
+    Ok(match packet {
+        Packet::Publish(publish) => publish.into(),
+        Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success }) => {
+            Event::Connected(Connected {
+                session_present,
+                session_expiry: None,
+                receive_maximum: u16::MAX,
+                keep_alive: None,
+            })
+        }
+        Packet::ConnAck(refused) => return Err(refused.code.into()),
+        Packet::SubAck(suback) => {
+            let answers = suback.return_codes.into_iter().map(|code| match code {
+                SubscribeReasonCode::Success(_) => None,
+                SubscribeReasonCode::Failure => Some("refused".to_owned()),
+            });
+            Event::Subscribed(suback.pkid, answers.collect())
+        }
+        Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
+        Packet::PubAck(_) => Event::Published(Answer::Taken),
+        Packet::PingResp => Event::Pong,
+        Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
+        Packet::Connect(_)
+        | Packet::Subscribe(_)
+        | Packet::Unsubscribe(_)
+        | Packet::PingReq
+        | Packet::Disconnect => return Err(Failure::Network("it sent what only clients send".into())),
+    })
 }
 
 impl From<rumqttc::Publish> for Event {
@@ -96,31 +128,11 @@ impl From<rumqttc::Publish> for Event {
     }
 }
 
-impl From<&ConnectionError> for Failure {
-    fn from(error: &ConnectionError) -> Self {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
         match error {
-            ConnectionError::MqttState(error) => error.into(),
-            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
-                Self::Network(format!("no answer within {} s", link::CONNECT_TIMEOUT.as_secs()))
-            }
-            ConnectionError::Tls(error) => error.into(),
-            ConnectionError::Io(error) => error.into(),
-            ConnectionError::ConnectionRefused(code) => (*code).into(),
-            // Its own words hold the packet.
-            ConnectionError::NotConnAck(_) => Self::Network("its first packet was no CONNACK".into()),
-            ConnectionError::RequestsDone => Self::Network("the connection was given up".into()),
-        }
-    }
-}
-
-impl From<&StateError> for Failure {
-    fn from(error: &StateError) -> Self {
-        use rumqttc::Error;
-        match error {
-            StateError::Io(error) | StateError::Deserialization(Error::Io(error)) => error.into(),
-            StateError::Deserialization(Error::PayloadSizeLimitExceeded(size)) => Self::Oversize(*size),
-            StateError::ConnectionAborted => Self::Closed,
-            StateError::AwaitPingResp => Self::Network("no answer to a ping".into()),
+            Error::Io(error) => (&error).into(),
+            Error::PayloadSizeLimitExceeded(size) => Self::Oversize(size),
             error => Self::Network(error.to_string()),
         }
     }

@@ -1,87 +1,137 @@
-//! MQTT 5 as rumqttc speaks it.
+//! MQTT 5 as rumqttc writes it.
 
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, PubAck, PubAckReason,
-    PublishProperties, RetainForwardRule, SubscribeReasonCode,
+    self, ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter,
+    Login, Packet, PingReq, PubAck, PubAckReason, PublishProperties, RetainForwardRule, Subscribe,
+    SubscribeReasonCode, Unsubscribe,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, Incoming, MqttOptions, StateError};
-use rumqttc::{NetworkOptions, Outgoing as Sent};
+use rumqttc::v5::mqttbytes::{Error, QoS};
+use tokio_util::bytes::BytesMut;
 
 use super::failure::{Failure, printable};
-use super::link::{self, Access, Answer, Connected, Event, Publish};
+use super::link::{self, Access, Answer, Connected, Event, Publish, Request};
 use super::publish::Outgoing;
 use super::queue::QUEUE_MESSAGES;
 use super::settings::MqttSettings;
+use super::wire::Read;
 
 /// Half of what the queue holds: the messages of an ended connection may still be in it.
 const RECEIVE_MAXIMUM: u16 = QUEUE_MESSAGES / 2;
 
-pub(super) fn open(settings: &MqttSettings, access: &Access, clean: bool) -> (AsyncClient, EventLoop) {
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
-    options
-        .set_transport(access.transport())
-        .set_keep_alive(link::keep_alive(settings))
-        .set_clean_start(clean)
-        .set_manual_acks(true)
-        .set_outgoing_inflight_upper_limit(link::IN_FLIGHT)
-        .set_connection_timeout(link::CONNECT_TIMEOUT.as_secs())
-        .set_network_options(network)
-        .set_connect_properties(connect_properties(settings));
-    if let Some((user, password)) = access.login(settings) {
-        options.set_credentials(user, password);
+pub(super) struct Packets {
+    max_incoming: Option<u32>,
+    /// What the broker takes.
+    max_outgoing: Option<u32>,
+}
+
+impl Packets {
+    pub(super) fn new(settings: &MqttSettings) -> Self {
+        Self { max_incoming: u32::try_from(settings.max_packet()).ok(), max_outgoing: None }
     }
-    AsyncClient::new(options, link::REQUESTS)
-}
 
-fn connect_properties(settings: &MqttSettings) -> ConnectProperties {
-    let mut properties = ConnectProperties::new();
-    properties.session_expiry_interval =
-        Some(u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX));
-    properties.receive_maximum = Some(RECEIVE_MAXIMUM);
-    // The library knows no other way to take more than 10 KiB, so the broker learns of the limit.
-    properties.max_packet_size = u32::try_from(settings.max_packet()).ok();
-    properties
-}
+    pub(super) fn connect(
+        &self,
+        settings: &MqttSettings,
+        access: &Access,
+        clean: bool,
+        output: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let connect = Connect {
+            keep_alive: u16::try_from(link::keep_alive(settings).as_secs()).unwrap_or(u16::MAX),
+            client_id: settings.client_id.clone(),
+            clean_start: clean,
+            properties: Some(self.connect_properties(settings)),
+        };
+        let login = access.login(settings).map(|(user, password)| Login::new(user, password));
+        self.put(&Packet::Connect(connect, None, login), output)
+    }
 
-/// `keep_alive`: how often to prove to be alive where the broker asks for no proof.
-pub(super) async fn poll(events: &mut EventLoop, keep_alive: Duration) -> Result<Event, Failure> {
-    match events.poll().await {
-        Ok(event) => {
-            // The library takes a server keep alive of 0, which means "never", for "without pause".
-            if events.options.keep_alive().is_zero() {
-                events.options.set_keep_alive(keep_alive);
-            }
-            Ok(event.into())
+    fn connect_properties(&self, settings: &MqttSettings) -> ConnectProperties {
+        let mut properties = ConnectProperties::new();
+        properties.session_expiry_interval =
+            Some(u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX));
+        properties.receive_maximum = Some(RECEIVE_MAXIMUM);
+        properties.max_packet_size = self.max_incoming;
+        properties
+    }
+
+    pub(super) fn read(&mut self, input: &mut BytesMut) -> Result<Read, Failure> {
+        match Packet::read(input, self.max_incoming) {
+            Ok(packet) => self.event(packet).map(Read::Event),
+            Err(Error::InsufficientBytes(missing)) => Ok(Read::Incomplete(missing)),
+            Err(error) => Err(error.into()),
         }
-        Err(error) => Err((&error).into()),
+    }
+
+    /// `id`: the number of what gets one.
+    pub(super) fn write(&self, request: Request, id: u16, output: &mut BytesMut) -> Result<(), Failure> {
+        self.put(&packet(request, id), output)
+    }
+
+    fn put(&self, packet: &Packet, output: &mut BytesMut) -> Result<(), Failure> {
+        packet.write(output, self.max_outgoing)?;
+        Ok(())
+    }
+
+    fn event(&mut self, packet: Packet) -> Result<Event, Failure> {
+        Ok(match packet {
+            Packet::Publish(publish) => publish.into(),
+            Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => {
+                self.max_outgoing =
+                    connack.properties.as_ref().and_then(|properties| properties.max_packet_size);
+                Event::Connected((&connack).into())
+            }
+            Packet::ConnAck(refused) => return Err(refused.code.into()),
+            Packet::SubAck(suback) => {
+                let answers = suback.return_codes.into_iter().map(|code| match code {
+                    SubscribeReasonCode::Success(_) => None,
+                    refused => Some(format!("{refused:?}")),
+                });
+                Event::Subscribed(suback.pkid, answers.collect())
+            }
+            Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
+            Packet::PubAck(puback) => Event::Published(puback.into()),
+            Packet::PingResp(_) => Event::Pong,
+            Packet::Disconnect(disconnect) => {
+                let words = disconnect.properties.and_then(|properties| properties.reason_string);
+                return Err(disconnected(disconnect.reason_code, words.as_deref()));
+            }
+            Packet::Auth(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
+            Packet::Connect(..) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::PingReq(_) => {
+                return Err(Failure::Network("it sent what only clients send".into()));
+            }
+        })
     }
 }
 
-pub(super) fn acknowledge(client: &AsyncClient, packet_id: u16) -> bool {
-    let publish =
-        rumqttc::v5::mqttbytes::v5::Publish { qos: QoS::AtLeastOnce, pkid: packet_id, ..Default::default() };
-    client.try_ack(&publish).is_ok()
+fn packet(request: Request, id: u16) -> Packet {
+    match request {
+        Request::Acknowledge(packet_id) => Packet::PubAck(PubAck::new(packet_id, None)),
+        Request::Subscribe(filters) => {
+            let filters = filters.into_iter().map(|filter| {
+                let mut filter = Filter::new(filter, QoS::AtLeastOnce);
+                filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+                filter
+            });
+            Packet::Subscribe(Subscribe { pkid: id, filters: filters.collect(), properties: None })
+        }
+        Request::Unsubscribe(filter) => {
+            Packet::Unsubscribe(Unsubscribe { pkid: id, filters: vec![filter], properties: None })
+        }
+        Request::Publish(message) => Packet::Publish(publish(message, id)),
+        Request::Ping => Packet::PingReq(PingReq),
+        Request::Disconnect => Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)),
+    }
 }
 
-pub(super) fn subscribe(client: &AsyncClient, filters: &[String]) -> bool {
-    let filters = filters.iter().map(|filter| {
-        let mut filter = Filter::new(filter.clone(), QoS::AtLeastOnce);
-        filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
-        filter
-    });
-    client.try_subscribe_many(filters).is_ok()
-}
-
-pub(super) fn publish(client: &AsyncClient, message: &Outgoing) -> bool {
-    let (topic, payload) = (message.topic.clone(), message.payload.clone());
-    let properties =
-        PublishProperties { user_properties: message.headers.clone(), ..PublishProperties::default() };
-    client.try_publish_with_properties(topic, QoS::AtLeastOnce, message.retain, payload, properties).is_ok()
+fn publish(message: Outgoing, id: u16) -> v5::Publish {
+    let Outgoing { topic, payload, headers, retain } = message;
+    let properties = PublishProperties { user_properties: headers, ..PublishProperties::default() };
+    let mut publish = v5::Publish::new(topic, QoS::AtLeastOnce, payload, Some(properties));
+    (publish.pkid, publish.retain) = (id, retain);
+    publish
 }
 
 impl From<PubAck> for Answer {
@@ -98,41 +148,22 @@ impl From<PubAck> for Answer {
     }
 }
 
-impl From<rumqttc::v5::Event> for Event {
-    fn from(event: rumqttc::v5::Event) -> Self {
-        use rumqttc::v5::Event::{Incoming as In, Outgoing as Out};
-        match event {
-            In(Incoming::Publish(publish)) => publish.into(),
-            In(Incoming::ConnAck(connack)) => connack.into(),
-            In(Incoming::SubAck(suback)) => {
-                let answers = suback.return_codes.into_iter().map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    refused => Some(format!("{refused:?}")),
-                });
-                Self::Subscribed(suback.pkid, answers.collect())
-            }
-            In(Incoming::UnsubAck(unsuback)) => Self::Unsubscribed(unsuback.pkid),
-            In(Incoming::PubAck(puback)) => Self::Published(puback.into()),
-            Out(Sent::Subscribe(id) | Sent::Unsubscribe(id)) => Self::Requested(id),
-            _ => Self::Other,
+impl From<&ConnAck> for Connected {
+    fn from(connack: &ConnAck) -> Self {
+        let properties = connack.properties.as_ref();
+        let seconds = properties.and_then(|properties| properties.session_expiry_interval);
+        let keep_alive = properties.and_then(|properties| properties.server_keep_alive);
+        Self {
+            session_present: connack.session_present,
+            session_expiry: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            receive_maximum: properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX),
+            keep_alive: keep_alive.map(|seconds| Duration::from_secs(seconds.into())),
         }
     }
 }
 
-impl From<ConnAck> for Event {
-    fn from(connack: ConnAck) -> Self {
-        let properties = connack.properties.as_ref();
-        let seconds = properties.and_then(|properties| properties.session_expiry_interval);
-        Self::Connected(Connected {
-            session_present: connack.session_present,
-            session_expiry: seconds.map(|seconds| Duration::from_secs(seconds.into())),
-            receive_maximum: properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX),
-        })
-    }
-}
-
-impl From<rumqttc::v5::mqttbytes::v5::Publish> for Event {
-    fn from(publish: rumqttc::v5::mqttbytes::v5::Publish) -> Self {
+impl From<v5::Publish> for Event {
+    fn from(publish: v5::Publish) -> Self {
         let packet_id = match publish.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(publish.pkid),
@@ -149,41 +180,14 @@ impl From<rumqttc::v5::mqttbytes::v5::Publish> for Event {
     }
 }
 
-impl From<&ConnectionError> for Failure {
-    fn from(error: &ConnectionError) -> Self {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
         match error {
-            ConnectionError::MqttState(error) => error.into(),
-            ConnectionError::Timeout(_) => {
-                Self::Network(format!("no answer within {} s", link::CONNECT_TIMEOUT.as_secs()))
-            }
-            ConnectionError::Tls(error) => error.into(),
-            ConnectionError::Io(error) => error.into(),
-            ConnectionError::ConnectionRefused(code) => (*code).into(),
-            // Its own words hold the packet.
-            ConnectionError::NotConnAck(_) => Self::Network("its first packet was no CONNACK".into()),
-            ConnectionError::RequestsDone => Self::Network("the connection was given up".into()),
-        }
-    }
-}
-
-impl From<&StateError> for Failure {
-    fn from(error: &StateError) -> Self {
-        use rumqttc::v5::mqttbytes::Error;
-        match error {
-            StateError::Io(error) | StateError::Deserialization(Error::Io(error)) => error.into(),
-            StateError::Deserialization(Error::PayloadSizeLimitExceeded { pkt_size, .. }) => {
-                Self::Oversize(*pkt_size)
-            }
-            StateError::Deserialization(Error::OutgoingPacketTooLarge { pkt_size, max }) => {
-                Self::TooLarge { size: *pkt_size, most: *max }
-            }
+            Error::Io(error) => (&error).into(),
+            Error::PayloadSizeLimitExceeded { pkt_size, .. } => Self::Oversize(pkt_size),
+            Error::OutgoingPacketTooLarge { pkt_size, max } => Self::TooLarge { size: pkt_size, most: max },
             // The answer of a broker that knows only the versions before 5.
-            StateError::Deserialization(Error::InvalidConnectReturnCode(1)) => Self::Version,
-            StateError::ServerDisconnect { reason_code, reason_string } => {
-                disconnected(*reason_code, reason_string.as_deref())
-            }
-            StateError::ConnectionAborted => Self::Closed,
-            StateError::AwaitPingResp => Self::Network("no answer to a ping".into()),
+            Error::InvalidConnectReturnCode(1) => Self::Version,
             error => Self::Network(error.to_string()),
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::github::{CommitId, GitRef, RepoName};
 use crate::push::{ByHand, Push};
-use crate::signature::Secret;
+use crate::signature::{Secret, SignatureError, check_form};
 
 use super::{ComposeError, body};
 
@@ -84,6 +84,12 @@ impl Delivery {
 
     pub(super) fn is_signed(&self) -> bool {
         self.headers.iter().any(is_signature)
+    }
+
+    /// Whether it is right depends on the agents' secrets; what none can have made is refused.
+    pub(super) fn check_signature(&self) -> Result<(), SignatureError> {
+        let mut signatures = self.headers.iter().filter(|header| is_signature(header));
+        signatures.try_for_each(|(_, value)| check_form(value))
     }
 
     pub(super) fn is_envelope(&self) -> bool {

@@ -71,6 +71,12 @@ pub enum ComposeError {
         "the signature that came along is of the whole body: --slim needs --sign-with FILE, to sign what is left"
     )]
     StaleSignature,
+    /// A wish that must not be kept for those who come later.
+    #[error(
+        "a push that says again cannot be retained: each agent that subscribes later would deploy again what it runs; \
+         leave out one of the two"
+    )]
+    AgainRetained,
     /// Agents drop it.
     #[error(
         "the message would be {size} bytes, and agents take {MAX_PAYLOAD}: leave the commits out with --slim"
@@ -93,12 +99,16 @@ pub fn compose(delivery: Delivery, plan: &Plan<'_>) -> Result<Composed, ComposeE
         return Err(ComposeError::Envelope);
     }
     let push = understood(&delivery.headers, &delivery.body)?;
+    if plan.retain && push.by_hand.as_ref().is_some_and(|made| made.again) {
+        return Err(ComposeError::AgainRetained);
+    }
     let delivery = if plan.slim { delivery.slimmed(&push, plan.secret.is_some())? } else { delivery };
     let delivery = match plan.secret {
         Some(secret) => delivery.signed(secret),
         None => delivery,
     };
     let topic = plan.destination.of(&push.repo)?;
+    delivery.check_signature()?;
     let signed = delivery.is_signed();
     let in_envelope = plan.envelope || (plan.protocol == Protocol::V311 && !delivery.headers.is_empty());
     let (headers, payload) =

@@ -66,7 +66,8 @@ fn by_hand(again: bool) -> Delivery {
 
 #[test]
 fn a_payload_leaves_byte_for_byte_on_the_topic_as_github_spells_it() {
-    let delivery = delivery(&github(), &[("x-github-event", "push"), ("X-Hub-Signature-256", "sha256=00")]);
+    let signature = secrets().first().sign(b"whatever");
+    let delivery = delivery(&github(), &[("x-github-event", "push"), ("X-Hub-Signature-256", &signature)]);
     let composed = compose(delivery.clone(), &plan()).unwrap();
     assert_eq!(composed.message.topic, "github/Acme/API");
     assert_eq!(composed.message.payload, delivery.body);
@@ -170,6 +171,20 @@ fn what_no_agent_takes_is_not_published() {
     assert!(matches!(refused(&envelope, &[]), ComposeError::Envelope));
     let twice = [("X-GitHub-Delivery", "a"), ("x-github-delivery", "b")];
     assert!(matches!(refused(&github(), &twice), ComposeError::Undecodable(DecodeError::DuplicateHeader(_))));
+}
+
+#[test]
+fn a_signature_that_no_secret_makes_is_refused() {
+    let with = |value: &str| compose(delivery(&github(), &[("x-hub-signature-256", value)]), &plan());
+    assert!(matches!(with("sha256=zz"), Err(ComposeError::Signature(SignatureError::Malformed))));
+    assert!(with(&secrets().first().sign(b"another body")).is_ok(), "the agents' secrets are not known here");
+}
+
+#[test]
+fn again_is_never_retained_wherever_it_comes_from() {
+    let retained = |again| compose(by_hand(again), &Plan { retain: true, ..plan() });
+    assert!(matches!(retained(true), Err(ComposeError::AgainRetained)));
+    assert!(retained(false).is_ok());
 }
 
 #[test]

@@ -401,3 +401,12 @@ fn the_corpus_of_the_fuzz_targets_is_decoded_without_a_panic() {
     }
     assert!(files >= 14, "{files}");
 }
+
+#[test]
+fn an_envelope_whose_names_are_escaped_is_refused() {
+    let body = today().to_string();
+    let text = json!({"headers": {"X-GitHub-Event": "push"}, "body": body}).to_string();
+    assert!(matches!(decode(&Headers::default(), text.as_bytes()), Ok(Decoded::Push(_))));
+    let escaped = text.replacen("headers", r"\u0068eaders", 1);
+    assert_eq!(error(escaped.as_bytes()), DecodeError::Envelope);
+}

@@ -153,10 +153,15 @@ impl Deploy<'_> {
             }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
             let manager = self.context.manager.as_ref();
-            let limit = stop_limit(manager, service, self.app.stop_timeout).await;
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
-            let stopped = self.bounded(limit.unwrap_or(DEFAULT_LIMIT), manager.stop(service, &trace)).await;
+            // The limit is asked for meanwhile, for the answer takes as long as many a stop.
+            let begun = Instant::now();
+            let late = async {
+                let limit = stop_limit(manager, service, self.app.stop_timeout).await;
+                self.late_or_ending(begun, limit.unwrap_or(DEFAULT_LIMIT)).await
+            };
+            let stopped = unless(late, manager.stop(service, &trace)).await;
             self.forget_running();
             if let Err(problem) = stopped {
                 self.failures.push(service_failure(Step::Stop, service, problem));
@@ -172,15 +177,17 @@ impl Deploy<'_> {
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let manager = self.context.manager.as_ref();
-            let limit = start_limit(manager, service, self.app.start_timeout).await;
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
-            let starting = manager.start(service, environment, &trace);
-            let started = match limit {
-                // Also when the agent is ending: no service is left down on purpose.
-                Some(limit) => bounded(limit, starting).await,
-                None => self.bounded(DEFAULT_LIMIT, starting).await,
+            let begun = Instant::now();
+            let late = async {
+                match start_limit(manager, service, self.app.start_timeout).await {
+                    // Also when the agent is ending: no service is left down on purpose.
+                    Some(limit) => late(begun, limit).await,
+                    None => self.late_or_ending(begun, DEFAULT_LIMIT).await,
+                }
             };
+            let started = unless(late, manager.start(service, environment, &trace)).await;
             self.forget_running();
             if let Err(problem) = started {
                 self.failures.push(service_failure(Step::Start, service, problem));
@@ -211,6 +218,9 @@ impl Deploy<'_> {
         let before = self.looks().await;
         info!(app = %self.app.name, step = "verify", settle = ?self.app.settle, "services must stay up");
         self.settle().await;
+        if self.app.settle.is_zero() && before.iter().all(is_up) {
+            return true;
+        }
         let after = self.looks().await;
         let unstarted =
             before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
@@ -250,21 +260,17 @@ impl Deploy<'_> {
         looks
     }
 
-    /// Waits as long as `limit`, and no longer than the grace once the agent is ending.
-    async fn bounded(
-        &self,
-        limit: Duration,
-        answer: impl Future<Output = Result<(), ServiceError>>,
-    ) -> Result<(), Problem> {
+    /// Comes to its end when what has begun then takes longer than `limit`, or than the grace once the agent is ending.
+    async fn late_or_ending(&self, begun: Instant, limit: Duration) -> Problem {
         let grace_over = async {
             self.shutdown.cancelled().await;
             sleep(SHUTDOWN_GRACE).await;
         };
         tokio::select! {
-            answered = bounded(limit, answer) => answered,
+            problem = late(begun, limit) => problem,
             () = grace_over => {
                 let grace = humantime::format_duration(SHUTDOWN_GRACE);
-                Err(Problem::plain(format!("the agent is ending, and waited {grace} for it")))
+                Problem::plain(format!("the agent is ending, and waited {grace} for it"))
             }
         }
     }
@@ -339,21 +345,39 @@ impl Problem {
     }
 }
 
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        let output = match &error {
+            ServiceError::Failed { output, .. } => output.clone(),
+            _ => Vec::new(),
+        };
+        Self { error: error.to_string(), output }
+    }
+}
+
 async fn bounded<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, ServiceError>>,
 ) -> Result<T, Problem> {
-    match timeout(limit, answer).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => {
-            let output = match &error {
-                ServiceError::Failed { output, .. } => output.clone(),
-                _ => Vec::new(),
-            };
-            Err(Problem { error: error.to_string(), output })
-        }
-        Err(_) => Err(Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))),
+    unless(late(Instant::now(), limit), answer).await
+}
+
+/// The answer, unless there is a problem with it first.
+async fn unless<T>(
+    problem: impl Future<Output = Problem>,
+    answer: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, Problem> {
+    tokio::select! {
+        biased;
+        answered = answer => Ok(answered?),
+        problem = problem => Err(problem),
     }
+}
+
+/// Comes to its end when what has begun then takes longer than that.
+async fn late(begun: Instant, limit: Duration) -> Problem {
+    sleep(limit.saturating_sub(begun.elapsed())).await;
+    Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))
 }
 
 fn service_failure(step: Step, service: &ServiceName, problem: Problem) -> Failure {

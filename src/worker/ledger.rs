@@ -35,6 +35,8 @@ pub(super) struct Ledger {
     closed: CancellationToken,
     /// The file has been set aside.
     retired: AtomicBool,
+    /// The disk refuses a change.
+    stuck: AtomicBool,
 }
 
 impl Ledger {
@@ -46,11 +48,17 @@ impl Ledger {
             writing: AsyncMutex::new(()),
             closed: shutdown.child_token(),
             retired: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
         }
     }
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A change waits for a disk that takes no writes.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// Makes a change, and once it is on disk has the machine take it over.
@@ -89,12 +97,14 @@ impl Ledger {
         loop {
             let Err(problem) = self.try_write(record.clone()).await else {
                 if complained.is_some() {
+                    self.stuck.store(false, Ordering::Relaxed);
                     info!(app = %record.app, "the journal can be written again");
                 }
                 return Ok(());
             };
             if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
                 complained = Some(Instant::now());
+                self.stuck.store(true, Ordering::Relaxed);
                 error!(
                     app = %record.app,
                     file = %self.store.file(&record.app).display(),

@@ -2,6 +2,7 @@
 
 mod departure;
 mod deploy;
+mod ending;
 mod gate;
 mod inbox;
 mod ledger;
@@ -20,12 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::App;
-use crate::github::CommitId;
 use crate::journal::{Entry, Record, Rescue, Store};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::Refusals;
 use crate::router::Revision;
-use crate::service::{ManagerChoice, ServiceManager, start_limit};
+use crate::service::{ManagerChoice, ServiceManager};
 
 pub use gate::Gate;
 pub use report::Notices;
@@ -37,10 +37,6 @@ pub(crate) use inbox::Receipt;
 use ledger::Ledger;
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
-
-/// A command that runs, its end if it does not heed the first word, looks at the services, and the notification: without
-/// the starts of the services.
-const LONGEST_END: Duration = Duration::from_secs(2 * 60);
 
 /// What all workers share. A reload makes a new one.
 #[derive(Clone)]
@@ -95,6 +91,8 @@ pub(crate) struct Offer {
 /// The worker of one app.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
+    /// Those of the same name that it waits for: one of them may still be deploying.
+    former: Vec<Arc<Shared>>,
     task: JoinHandle<()>,
 }
 
@@ -134,6 +132,7 @@ impl Worker {
             departure: OnceLock::new(),
             shutdown,
         });
+        let line = former.as_ref().map_or_else(Vec::new, Self::line);
         let task = tokio::spawn({
             let shared = shared.clone();
             async move {
@@ -143,16 +142,21 @@ impl Worker {
                 shared.ready.cancel();
                 work(&shared).await;
                 if let Some(departure) = shared.departure.get() {
-                    set_aside(&shared, *departure).await;
+                    Box::pin(set_aside(&shared, *departure)).await;
                 }
             }
         });
-        Self { shared, task }
+        Self { shared, former: line, task }
     }
 
     /// The app as it is configured now.
     pub(crate) fn app(&self) -> Arc<App> {
         self.shared.setup().app
+    }
+
+    /// Its record waits for a disk that takes no writes.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared.ledger.is_stuck()
     }
 
     /// Hands a push to the worker, which records it.
@@ -178,23 +182,6 @@ impl Worker {
         // Only once: a worker that was retired gets no other app.
         let _ = self.shared.departure.set(departure);
         self.shared.retired.cancel();
-    }
-
-    /// The commit that is being deployed now.
-    pub(crate) fn deploying(&self) -> Option<CommitId> {
-        self.shared.ledger.machine().record().attempt.as_ref().map(|attempt| attempt.revision.commit.clone())
-    }
-
-    /// How long a running deploy may take to end once the agent is ending. `None`: none runs.
-    pub(crate) async fn longest_end(&self) -> Option<Duration> {
-        let attempt = self.shared.ledger.machine().record().attempt.clone()?;
-        let manager = self.shared.setup().context.manager.clone();
-        let mut longest = LONGEST_END;
-        for service in &attempt.services {
-            let limit = start_limit(manager.as_ref(), service, attempt.rescue.start_timeout).await;
-            longest = longest.saturating_add(limit.unwrap_or(deploy::SHUTDOWN_GRACE));
-        }
-        Some(longest)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -284,8 +271,9 @@ async fn set_aside(shared: &Shared, departure: Departure) {
     report::set_aside(&app.name, &aside);
 }
 
+/// What it does now and then is boxed: at rest, which is nearly always, a worker then takes a tenth of the memory.
 async fn work(shared: &Shared) {
-    fit(shared).await;
+    Box::pin(fit(shared)).await;
     loop {
         let next = shared.ledger.machine().next(Instant::now());
         let step = async {
@@ -295,7 +283,7 @@ async fn work(shared: &Shared) {
                     () = sleep_until(until) => {}
                     () = shared.changed.notified() => {}
                 },
-                Next::Deploy => return Some(turn(shared).await),
+                Next::Deploy => return Some(Box::pin(turn(shared)).await),
             }
             None
         };
@@ -305,10 +293,10 @@ async fn work(shared: &Shared) {
             turn = step => turn,
         };
         let Some((setup, turn)) = turn else { continue };
-        let outcomes = attempt(shared, &setup).await;
+        let outcomes = Box::pin(attempt(shared, &setup)).await;
         drop(turn);
         for outcome in outcomes {
-            report::tell(&outcome, &setup.context, &shared.shutdown).await;
+            Box::pin(report::tell(&outcome, &setup.context, &shared.shutdown)).await;
         }
     }
 }

@@ -363,6 +363,24 @@ async fn the_end_of_a_deploy_is_bounded_by_the_starts_of_its_services() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_a_replaced_apps_deploy_is_waited_for_as_well() {
+    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let mut last = bench.worker(app(&["api"]));
+    push(&last, 'a');
+    bench.fake.until_called("stop api").await;
+    for _ in 0..2 {
+        last.retire(Departure::Replaced);
+        let (app, context) = (Arc::new(app(&["api"])), Arc::new(bench.context.clone()));
+        last = Worker::spawn(app.clone(), Record::new(&app), context, bench.shutdown.clone(), Some(last));
+        assert!(last.deploying().is_some());
+        assert_eq!(last.longest_end().await, Some(Duration::from_secs(120 + 60)));
+    }
+    bench.shutdown.cancel();
+    last.ended().await;
+    assert_eq!(last.longest_end().await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn once_the_agent_is_ending_nothing_is_stopped() {
     let bench = Bench::new(Fake::default());
     bench.shutdown.cancel();

@@ -288,6 +288,23 @@ async fn user_data_of_others_is_no_error_unless_nothing_else_is_there() {
     }
 }
 
+/// A misspelt `instance_agent:` would be looked for in vain among flags and tags.
+#[tokio::test]
+async fn what_is_missing_without_a_document_is_told_beside_what_user_data_is() {
+    let imds = Imds::with_user_data("#cloud-config\ninstance-agent: {mqtt: {url: mqtt://localhost}}\n");
+    let mut case = Case::new(nitro());
+    case.flags.ec2_tags = true;
+    let missing = case.load(&imds).await.unwrap_err().to_string();
+    assert!(missing.contains("mqtt.url: is missing"), "{missing}");
+    let hint = "user-data: gives nothing: it is a #cloud-config without instance_agent:";
+    assert!(missing.lines().any(|line| line == hint), "{missing}");
+    // Beside a document it may be as it is meant.
+    let beside = Case::new(nitro()).file(APPS).load(&imds).await.unwrap_err().to_string();
+    assert!(!beside.contains("user-data"), "{beside}");
+    let none = case.load(&Imds::start()).await.unwrap_err().to_string();
+    assert!(!none.contains("user-data"), "{none}");
+}
+
 #[tokio::test]
 async fn with_tags_no_app_is_needed_and_tags_may_be_off() {
     let imds = Imds::start();

@@ -68,7 +68,7 @@ impl Host {
     }
 
     pub(crate) fn install(&self, package: &Path) {
-        self.sh(&format!("apt-get install -q -y {}", package.display()));
+        self.sh(&format!("apt-get install -q -y --no-install-recommends {}", package.display()));
     }
 
     /// The same package as the version 99.MINOR; where it is inside.

@@ -171,7 +171,7 @@ fn what_is_built_into_an_image_runs_from_the_first_boot() {
     let mut host = Host::without_package();
     let package = package();
     host.sh(&format!(
-        "unshare --mount sh -euc 'mount -t tmpfs none /run; exec apt-get install -q -y {}'",
+        "unshare --mount sh -euc 'mount -t tmpfs none /run; exec apt-get install -q -y --no-install-recommends {}'",
         package.display()
     ));
     host.sh("pgrep -x instance-agent && exit 1 || :");

@@ -72,7 +72,8 @@ fn the_package_is_upgraded_in_mid_deploy() {
         host.hold(step);
         let sha = host.push(step);
         let held = host.held(step);
-        let upgrade = host.begin(&format!("apt-get install -q -y {}", newer.display()));
+        let upgrade =
+            host.begin(&format!("apt-get install -q -y --no-install-recommends {}", newer.display()));
         host.until_logged(&format!("its services are brought up first app=hello sha={sha}"));
         // While no agent is connected.
         let later = host.push(&format!("after-{step}"));

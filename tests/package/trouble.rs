@@ -86,16 +86,21 @@ fn a_state_directory_that_becomes_read_only_is_told_and_waited_for() {
     let host = Host::without_package();
     host.sh("mkdir -p /var/lib/instance-agent; mount -t tmpfs disk /var/lib/instance-agent");
     host.install(&crate::host::package());
+    // The status is told in its rhythm.
+    host.drop_in("instance-agent", "[Service]\nWatchdogSec=5s\n");
     host.configure(HELLO);
     host.systemctl("start instance-agent");
     host.until_subscribed();
     host.sh("mount -o remount,ro /var/lib/instance-agent");
     let sha = host.push("v2");
     host.until_logged("cannot write the journal");
+    let stuck = "systemctl show -P StatusText instance-agent | grep -q 'the journal of 1 cannot be written'";
+    host.until("the status tells of it", stuck);
     host.until_served("v1");
     host.sh("mount -o remount,rw /var/lib/instance-agent");
     host.until_state("deployed", &sha);
     host.until_served("v2");
+    host.until("the status tells of it no more", &format!("! {stuck}"));
     assert_eq!(host.property("NRestarts", "instance-agent"), "0");
 }
 
@@ -140,4 +145,21 @@ fn a_clock_that_jumps_neither_loses_pushes_nor_cuts_deploys() {
         assert!((ahead - days * 86_400).abs() < 3600, "the agent goes by another clock: {ahead} s ahead");
     }
     assert_eq!(host.property("NRestarts", "instance-agent"), "0", "the watchdog went by that clock");
+}
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn a_start_on_a_read_only_state_directory_is_told_and_tried_again() {
+    let host = Host::without_package();
+    host.sh("mkdir -p /var/lib/instance-agent; mount -t tmpfs disk /var/lib/instance-agent");
+    host.install(&crate::host::package());
+    host.drop_in("instance-agent", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n");
+    host.configure(HELLO);
+    host.sh("mount -o remount,ro /var/lib/instance-agent");
+    host.run("systemctl start instance-agent");
+    host.until_logged("/var/lib/instance-agent cannot be made: Read-only file system");
+    host.sh("mount -o remount,rw /var/lib/instance-agent");
+    host.until_subscribed();
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
 }

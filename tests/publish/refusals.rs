@@ -19,7 +19,7 @@ fn by_hand(port: u16, more: &[&str]) -> std::process::Output {
 
 #[test]
 fn contradictions_are_wrong_usage() {
-    let cases: [(&[&str], &[&str]); 17] = [
+    let cases: [(&[&str], &[&str]); 20] = [
         (&[], &["nothing to publish", "--payload FILE"]),
         (&["--repo", "acme/api", "--ref", "main"], &["--sha is missing"]),
         (&["--again"], &["--repo is missing"]),
@@ -30,6 +30,9 @@ fn contradictions_are_wrong_usage() {
             &["--sha", "40 or 64", "git rev-parse"],
         ),
         (&["--sha", "0000000000000000000000000000000000000000"], &["no commit"]),
+        (&["--ref", "heads/main"], &["write refs/heads/main"]),
+        (&["--ref", "tags/v1"], &["write refs/tags/v1", "refs/heads/tags/v1"]),
+        (&["--default-branch", "refs/heads/main"], &["--default-branch", "name alone"]),
         (&["--payload", "-", "--again"], &["--again is for a push made by hand", "--payload"]),
         (&["--payload", "-", "--sha", A], &["--sha is for a push made by hand"]),
         (&["--again", "--retain"], &["--again cannot be retained"]),

@@ -58,6 +58,16 @@ impl Mosquitto {
         Self::with(general, |_| "allow_anonymous true\nmax_queued_messages 0".to_owned())
     }
 
+    /// For measurements: writes nothing down, drops nothing, and logs no more than who subscribes.
+    pub fn quiet() -> Self {
+        let general = |path: &str| {
+            format!(
+                "user root\npersistence false\nlog_dest file {path}/log\nlog_type subscribe\nlog_type error\n"
+            )
+        };
+        Self::with(general, |_| "allow_anonymous true\nmax_queued_messages 0".to_owned())
+    }
+
     fn with(general: impl FnOnce(&str) -> String, lines: impl FnOnce(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let general = general(&directory.path().display().to_string());
@@ -119,6 +129,11 @@ impl Mosquitto {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Of its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Where its files are: `conf`, `log`, `mosquitto.db`.

@@ -39,13 +39,19 @@ pub(super) struct ContentArgs {
     pub(super) again: bool,
 }
 
-/// `main` means the branch, as everywhere in git.
+/// `main` means the branch, as everywhere in git; `heads/main`, which git reads as `refs/heads/main`, would not.
 fn git_ref(text: &str) -> Result<GitRef, String> {
+    if text.starts_with("heads/") || text.starts_with("tags/") {
+        return Err(format!("write refs/{text}, or refs/heads/{text} if that is the branch's name"));
+    }
     let full = if text.starts_with("refs/") { text.parse() } else { GitRef::of_branch(text) };
     full.map_err(|error| error.to_string())
 }
 
 fn branch(text: &str) -> Result<String, String> {
+    if text.starts_with("refs/") {
+        return Err("must be the name alone, without refs/heads/".to_owned());
+    }
     GitRef::of_branch(text).map(|_| text.to_owned()).map_err(|_| "not a branch's name".to_owned())
 }
 

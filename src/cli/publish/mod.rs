@@ -144,9 +144,11 @@ fn composed(delivery: Delivery, plan: &Plan<'_>) -> Result<Option<Composed>, Pro
     match compose(delivery, plan) {
         Ok(composed) => Ok(Some(composed)),
         Err(ComposeError::OtherEvent) => Ok(None),
-        Err(error @ (ComposeError::StaleSignature | ComposeError::Destination(_))) => {
-            Err(Problem::usage(error.to_string()))
-        }
+        Err(
+            error @ (ComposeError::StaleSignature
+            | ComposeError::AgainRetained
+            | ComposeError::Destination(_)),
+        ) => Err(Problem::usage(error.to_string())),
         Err(error) => Err(Problem::Failed(format!("not published, as agents would not take it: {error}"))),
     }
 }

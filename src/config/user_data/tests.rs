@@ -115,6 +115,10 @@ fn what_is_meant_for_others_is_named_and_not_repeated() {
         (b"#cloud-config\npassword: hunter2\npassword: [\n", "a #cloud-config without instance_agent:"),
         (b"#cloud-config\n# instance_agent: later\n", "a #cloud-config without instance_agent:"),
         (b"#cloud-config\ninstance_agent:\n", "a #cloud-config without instance_agent:"),
+        (
+            b"#cloud-config-jsonp\n[{\"op\": \"add\", \"path\": \"/instance_agent\", \"value\": {}}]\n",
+            "a #cloud-config-jsonp",
+        ),
         (b"#instance-agent\n# nothing yet\n", "a document that says nothing"),
         (b"#cloud-boothook\n", "a #cloud-boothook"),
         (b"#include\nhttps://example.com/\n", "a list of addresses"),

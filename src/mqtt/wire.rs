@@ -1,0 +1,219 @@
+//! The socket, and the library's packets on it. Many answers go out in one write, and many messages come in by one read:
+//! that is most of what a message costs.
+
+use std::pin::Pin;
+
+use rumqttc::tokio_rustls::TlsConnector;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::bytes::BytesMut;
+
+use super::failure::Failure;
+use super::link::{self, Access, Connected, Event, PATIENCE, Request};
+use super::settings::{MqttSettings, Protocol};
+use super::{v4, v5};
+
+/// Room for each read: some eight pushes.
+const READ: usize = 64 * 1024;
+
+/// What the library made of the bytes so far.
+pub(super) enum Read {
+    Event(Event),
+    /// At least so many more are needed.
+    Incomplete(usize),
+}
+
+/// The packets of one version of MQTT.
+enum Packets {
+    V4(v4::Packets),
+    V5(v5::Packets),
+}
+
+impl Packets {
+    fn of(settings: &MqttSettings) -> Self {
+        match settings.protocol {
+            Protocol::V311 => Self::V4(v4::Packets::new(settings)),
+            Protocol::V5 => Self::V5(v5::Packets::new(settings)),
+        }
+    }
+
+    fn connect(
+        &self,
+        settings: &MqttSettings,
+        access: &Access,
+        clean: bool,
+        output: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::V4(packets) => packets.connect(settings, access, clean, output),
+            Self::V5(packets) => packets.connect(settings, access, clean, output),
+        }
+    }
+
+    fn read(&mut self, input: &mut BytesMut) -> Result<Read, Failure> {
+        match self {
+            Self::V4(packets) => packets.read(input),
+            Self::V5(packets) => packets.read(input),
+        }
+    }
+
+    fn write(&self, request: Request, id: u16, output: &mut BytesMut) -> Result<(), Failure> {
+        match self {
+            Self::V4(packets) => packets.write(request, id, output),
+            Self::V5(packets) => packets.write(request, id, output),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection that the broker has accepted.
+pub(super) struct Wire {
+    stream: Box<dyn Stream>,
+    packets: Packets,
+    /// What was read and not looked at yet.
+    input: BytesMut,
+    /// What is written before the next read.
+    output: BytesMut,
+    ping: Pin<Box<Sleep>>,
+    keep_alive: std::time::Duration,
+    unanswered_ping: bool,
+    last_id: u16,
+}
+
+impl Wire {
+    pub(super) async fn connect(
+        settings: &MqttSettings,
+        access: &Access,
+        clean: bool,
+    ) -> Result<(Self, Connected), Failure> {
+        let keep_alive = link::keep_alive(settings);
+        let mut wire = Self {
+            stream: stream(settings, access).await?,
+            packets: Packets::of(settings),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            ping: Box::pin(sleep(keep_alive)),
+            keep_alive,
+            unanswered_ping: false,
+            last_id: 0,
+        };
+        wire.packets.connect(settings, access, clean, &mut wire.output)?;
+        let greeting = wire.greeting().await?;
+        // A broker that says 0 asks for no proof of life; it gets one all the same, for it proves the broker's too.
+        if let Some(wanted) = greeting.keep_alive.filter(|wanted| !wanted.is_zero()) {
+            wire.keep_alive = wanted;
+        }
+        wire.ping.as_mut().reset(Instant::now() + wire.keep_alive);
+        Ok((wire, greeting))
+    }
+
+    async fn greeting(&mut self) -> Result<Connected, Failure> {
+        self.flush().await?;
+        loop {
+            match self.packets.read(&mut self.input)? {
+                Read::Event(Event::Connected(greeting)) => return Ok(greeting),
+                Read::Event(_) => return Err(Failure::Network("its first packet was no CONNACK".into())),
+                Read::Incomplete(missing) => self.input.reserve(missing),
+            }
+            received(self.stream.read_buf(&mut self.input).await)?;
+        }
+    }
+
+    /// The next event. What is requested meanwhile is sent.
+    pub(super) async fn next(&mut self, requests: &mut UnboundedReceiver<Request>) -> Result<Event, Failure> {
+        loop {
+            while let Ok(request) = requests.try_recv() {
+                if let Some(event) = self.request(request)? {
+                    return Ok(event);
+                }
+            }
+            match self.packets.read(&mut self.input)? {
+                Read::Event(Event::Pong) => self.unanswered_ping = false,
+                Read::Event(Event::Connected(_)) => {
+                    return Err(Failure::Network("it accepted the connection twice".into()));
+                }
+                Read::Event(event) => return Ok(event),
+                Read::Incomplete(missing) => {
+                    // A large packet gets no more room than it needs: what is read beyond it would keep all of it in memory.
+                    let large = self.input.len() + missing > READ;
+                    self.input.reserve(if large { missing } else { READ });
+                    if let Some(event) = self.wait(requests).await? {
+                        return Ok(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is to be sent, then waits for anything at all.
+    async fn wait(&mut self, requests: &mut UnboundedReceiver<Request>) -> Result<Option<Event>, Failure> {
+        // Under a flood the wait below never gets as far as the clock.
+        if self.ping.deadline() <= Instant::now() {
+            self.send_ping()?;
+        }
+        self.flush().await?;
+        select! {
+            biased;
+            Some(request) = requests.recv() => return self.request(request),
+            count = self.stream.read_buf(&mut self.input) => received(count)?,
+            () = &mut self.ping => self.send_ping()?,
+        }
+        Ok(None)
+    }
+
+    fn send_ping(&mut self) -> Result<(), Failure> {
+        if self.unanswered_ping {
+            return Err(Failure::Network("no answer to a ping".into()));
+        }
+        self.unanswered_ping = true;
+        self.ping.as_mut().reset(Instant::now() + self.keep_alive);
+        self.packets.write(Request::Ping, 0, &mut self.output)
+    }
+
+    fn request(&mut self, request: Request) -> Result<Option<Event>, Failure> {
+        let numbered = matches!(request, Request::Subscribe(_) | Request::Unsubscribe(_));
+        if numbered || matches!(request, Request::Publish(_)) {
+            // Far more numbers than are in use at any time; 0 is none.
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+        }
+        self.packets.write(request, self.last_id, &mut self.output)?;
+        Ok(numbered.then_some(Event::Requested(self.last_id)))
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let sending = async {
+            self.stream.write_all_buf(&mut self.output).await?;
+            self.stream.flush().await
+        };
+        let sent = timeout(PATIENCE, sending).await.map_err(|_| Failure::no_answer(PATIENCE))?;
+        sent.map_err(|error| (&error).into())
+    }
+}
+
+fn received(count: std::io::Result<usize>) -> Result<(), Failure> {
+    match count {
+        Ok(0) => Err(Failure::Closed),
+        Ok(_) => Ok(()),
+        Err(error) => Err((&error).into()),
+    }
+}
+
+async fn stream(settings: &MqttSettings, access: &Access) -> Result<Box<dyn Stream>, Failure> {
+    let failure = |error| Failure::from(&error);
+    let tcp = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(failure)?;
+    // Answers are collected here, and shall then not wait for the other side's.
+    tcp.set_nodelay(true).map_err(failure)?;
+    let Some(config) = access.tls() else { return Ok(Box::new(tcp)) };
+    let name = ServerName::try_from(settings.host.clone())
+        .map_err(|_| Failure::Certificate("mqtt.url names no host that a certificate can be for".into()))?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await.map_err(failure)?))
+}
