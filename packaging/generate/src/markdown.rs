@@ -59,7 +59,7 @@ impl Page {
             Tag::Emphasis => self.line += "\\fI",
             Tag::Strong => self.line += "\\fB",
             // Where a link leads is of no use on paper.
-            Tag::Link { .. } | Tag::List(None) | Tag::TableCell | Tag::TableRow | Tag::TableHead => {}
+            Tag::List(None) | Tag::Link { .. } | Tag::TableCell | Tag::TableRow | Tag::TableHead => {}
             Tag::Table(_) => self.header.clear(),
             other => return Err(unknown(other)),
         }
