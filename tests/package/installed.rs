@@ -144,6 +144,14 @@ fn an_upgrade_touches_neither_the_apps_nor_the_users_file() {
     let sha = host.push("v3");
     host.until_state("deployed", &sha);
     host.until_served("v3");
+    let (app, agent) = (host.incarnation(), host.property("InvocationID", "instance-agent"));
+    host.sh(&format!(
+        "apt-get install -q -y --allow-downgrades --no-install-recommends {}",
+        package().display()
+    ));
+    host.until_subscribed();
+    assert_ne!(host.property("InvocationID", "instance-agent"), agent, "the newer one still runs");
+    assert_eq!(host.incarnation(), app, "the app was touched by the roll-back");
 }
 
 /// Files of the host may belong to its group, and the journal does.
@@ -208,4 +216,19 @@ fn a_policy_that_forbids_starts_is_respected() {
     assert_eq!(host.property("ActiveState", "instance-agent"), "inactive");
     assert_eq!(host.property("UnitFileState", "instance-agent"), "enabled");
     assert_eq!(host.property("InactiveExitTimestampMonotonic", "instance-agent"), "0", "it was started");
+}
+
+/// With the drop-in that docs/operations.md names.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn the_state_may_be_elsewhere() {
+    let host = Host::unconfigured();
+    host.sh("mkdir /srv/instance-agent");
+    host.drop_in("instance-agent", "[Service]\nReadWritePaths=/srv/instance-agent\n");
+    host.configure(&format!("state_dir: /srv/instance-agent\n{HELLO}"));
+    host.systemctl("start instance-agent");
+    host.until_subscribed();
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+    host.until_served("v2");
 }
