@@ -51,6 +51,9 @@ fn main() {
         Run::Inside(options) => return deploying::inside(&options),
         Run::List => return println!("cost: benchmark"),
     };
+    if !options.json {
+        println!("{}", table::host());
+    }
     let mut tables = Vec::new();
     for (name, measure) in PARTS {
         if options.wants(name) {
@@ -60,16 +63,15 @@ fn main() {
                 !measured.is_empty() && measured.iter().all(Table::is_complete),
                 "{name}: figures are missing"
             );
+            // At once, so that they are there should a later part fail.
+            for table in measured.iter().filter(|_| !options.json) {
+                println!("{table}");
+            }
             tables.extend(measured);
         }
     }
     assert!(!tables.is_empty(), "no part is called so; the parts: {:?}", PARTS.map(|(name, _)| name));
     if options.json {
         println!("{:#}", table::json(&tables));
-    } else {
-        println!("{}", table::host());
-        for table in &tables {
-            println!("{table}");
-        }
     }
 }
