@@ -150,7 +150,7 @@ fn a_failed_check_is_told() {
 
 #[test]
 fn a_service_that_does_not_stay_up_is_told() {
-    let bench = Bench::new(STEPS);
+    let bench = Bench::new(&STEPS.replacen("settle: 0s", "settle: 10ms", 1));
     bench.instance.write("dies.api", "");
     let (_, outcome, event) = bench.fails();
     assert_eq!((&outcome["failures"][0]["step"], &event["step"]), (&"verify".into(), &"verify".into()));

