@@ -195,7 +195,7 @@ impl Agent {
         while let Some(message) = self.connection.messages.recv().await {
             self.handle(message);
         }
-        self.connection = Connection::open(&settings, &router);
+        self.connection.reopen(&settings, &router);
     }
 
     fn connection_changed(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -24,9 +24,44 @@ pub(super) struct Connection {
     pub(super) state: watch::Receiver<ConnectionState>,
     pub(super) held_filters: watch::Receiver<BTreeSet<String>>,
     pub(super) interest: watch::Sender<Arc<Interest>>,
-    file: SessionFile,
+    memory: Memory,
     session: Session,
     up: bool,
+}
+
+/// Writes the session's file, one version after the other, where a disk that hangs holds nobody up.
+struct Memory {
+    newest: watch::Sender<Session>,
+    writing: JoinHandle<()>,
+}
+
+impl Memory {
+    fn new(file: SessionFile, session: Session) -> Self {
+        let (newest, mut watched) = watch::channel(session);
+        let writing = tokio::spawn(async move {
+            while watched.changed().await.is_ok() {
+                let (to, session) = (file.clone(), watched.borrow_and_update().clone());
+                match spawn_blocking(move || to.write(&session)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => cannot_remember(&file, &error),
+                    Err(panic) => cannot_remember(&file, &panic),
+                }
+            }
+        });
+        Self { newest, writing }
+    }
+
+    /// Waits until the newest version is written, but not for long.
+    async fn close(self) {
+        drop(self.newest);
+        if timeout(LAST_WRITE, self.writing).await.is_err() {
+            warn!("cannot remember the session: the disk takes too long");
+        }
+    }
+}
+
+fn cannot_remember(file: &SessionFile, error: &dyn std::fmt::Display) {
+    warn!(file = %file.path().display(), %error, "cannot remember the session");
 }
 
 /// What the connection has to say.
@@ -40,13 +75,24 @@ pub(super) enum Heard {
 
 impl Connection {
     pub(super) fn open(settings: &Settings, router: &Arc<Router>) -> Self {
-        let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
         let file = SessionFile::new(&settings.state_dir);
-        let session = file.read(&settings.mqtt.broker(), &settings.mqtt.client_id);
-        let (held, connected) = (session.filters.clone(), session.connected);
-        let (handle, messages) = mqtt::start(settings.mqtt.clone(), watched, held, connected);
+        let session = Session::of(file.read(), &settings.mqtt.broker(), &settings.mqtt.client_id);
+        let memory = Memory::new(file, session.clone());
+        let (handle, messages, interest) = begin(settings, router, &session);
         let (state, held_filters) = (handle.state(), handle.held_filters());
-        Self { handle, messages, state, held_filters, interest, file, session, up: false }
+        Self { handle, messages, state, held_filters, interest, memory, session, up: false }
+    }
+
+    /// Makes another connection in the place of this one, which has ended.
+    pub(super) fn reopen(&mut self, settings: &Settings, router: &Arc<Router>) {
+        if self.up {
+            self.note();
+        }
+        let last = Some(self.session.clone());
+        self.session = Session::of(last, &settings.mqtt.broker(), &settings.mqtt.client_id);
+        (self.handle, self.messages, self.interest) = begin(settings, router, &self.session);
+        (self.state, self.held_filters) = (self.handle.state(), self.handle.held_filters());
+        self.up = false;
     }
 
     pub(super) async fn next(&mut self) -> Heard {
@@ -75,10 +121,7 @@ impl Connection {
     /// Notes for the next agent what the session holds, and that there is or was a connection.
     pub(super) fn remember(&mut self) {
         self.note();
-        // Rare and small, so it may be written here; and in their order.
-        if let Err(error) = self.file.write(&self.session) {
-            self.cannot_remember(&error);
-        }
+        self.memory.newest.send_replace(self.session.clone());
     }
 
     fn note(&mut self) {
@@ -90,21 +133,22 @@ impl Connection {
     pub(super) async fn stop(mut self) {
         self.handle.end();
         if self.up {
-            self.note();
-            let (file, session) = (self.file.clone(), self.session.clone());
-            match timeout(LAST_WRITE, spawn_blocking(move || file.write(&session))).await {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => self.cannot_remember(&error),
-                Ok(Err(panic)) => self.cannot_remember(&panic),
-                Err(late) => self.cannot_remember(&late),
-            }
+            self.remember();
         }
+        self.memory.close().await;
         self.handle.stop().await;
     }
+}
 
-    fn cannot_remember(&self, error: &dyn std::fmt::Display) {
-        warn!(file = %self.file.path().display(), %error, "cannot remember the session");
-    }
+fn begin(
+    settings: &Settings,
+    router: &Arc<Router>,
+    session: &Session,
+) -> (Handle, Messages, watch::Sender<Arc<Interest>>) {
+    let (interest, watched) = watch::channel(Arc::new(interest_of(settings, router)));
+    let (handle, messages) =
+        mqtt::start(settings.mqtt.clone(), watched, session.filters.clone(), session.connected);
+    (handle, messages, interest)
 }
 
 pub(super) fn interest_of(settings: &Settings, router: &Arc<Router>) -> Interest {

@@ -29,6 +29,18 @@ pub struct Session {
     pub connected: Option<SystemTime>,
 }
 
+impl Session {
+    /// What is known of the session of this client at this broker: nothing when `last` was another one.
+    pub fn of(last: Option<Self>, broker: &str, client_id: &str) -> Self {
+        last.filter(|it| it.broker == broker && it.client_id == client_id).unwrap_or_else(|| Self {
+            broker: broker.to_owned(),
+            client_id: client_id.to_owned(),
+            filters: BTreeSet::new(),
+            connected: None,
+        })
+    }
+}
+
 impl SessionFile {
     /// The file below a state directory.
     pub fn new(state_dir: &Path) -> Self {
@@ -40,16 +52,10 @@ impl SessionFile {
         &self.0
     }
 
-    /// What is known of this session; nothing when the file is missing, damaged, or another session's. All that is
-    /// lost then is that an obsolete filter stays subscribed, whose messages are ignored.
-    pub fn read(&self, broker: &str, client_id: &str) -> Session {
-        let session = fs::read(&self.0).ok().and_then(|text| serde_json::from_slice::<Session>(&text).ok());
-        session.filter(|it| it.broker == broker && it.client_id == client_id).unwrap_or_else(|| Session {
-            broker: broker.to_owned(),
-            client_id: client_id.to_owned(),
-            filters: BTreeSet::new(),
-            connected: None,
-        })
+    /// The session that was remembered last; `None`: the file is missing or damaged. All that is lost then is that an
+    /// obsolete filter stays subscribed, whose messages are ignored.
+    pub fn read(&self) -> Option<Session> {
+        fs::read(&self.0).ok().and_then(|text| serde_json::from_slice(&text).ok())
     }
 
     /// Replaces the file.
@@ -66,15 +72,16 @@ mod tests {
     fn only_the_same_session_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let file = SessionFile::new(dir.path());
-        let mut session = file.read("b:1883", "web-7");
+        let known = |client_id| Session::of(file.read(), "b:1883", client_id);
+        let mut session = known("web-7");
         assert!(session.filters.is_empty() && session.connected.is_none());
         session.filters.insert("github/+/+".to_owned());
         session.connected = Some(SystemTime::UNIX_EPOCH);
         file.write(&session).unwrap();
-        assert_eq!(file.read("b:1883", "web-7"), session);
-        assert!(file.read("b:1883", "web-8").filters.is_empty());
-        assert!(file.read("c:1883", "web-7").filters.is_empty());
+        assert_eq!(known("web-7"), session);
+        assert!(known("web-8").filters.is_empty());
+        assert!(Session::of(file.read(), "c:1883", "web-7").filters.is_empty());
         fs::write(file.path(), "{").unwrap();
-        assert!(file.read("b:1883", "web-7").filters.is_empty());
+        assert!(known("web-7").filters.is_empty());
     }
 }

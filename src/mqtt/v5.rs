@@ -42,13 +42,13 @@ impl Packets {
             keep_alive: u16::try_from(link::keep_alive(settings).as_secs()).unwrap_or(u16::MAX),
             client_id: settings.client_id.clone(),
             clean_start: clean,
-            properties: Some(self.connect_properties(settings)),
+            properties: Some(Self::connect_properties(settings)),
         };
         let login = access.login(settings).map(|(user, password)| Login::new(user, password));
         self.put(&Packet::Connect(connect, None, login), output)
     }
 
-    fn connect_properties(&self, settings: &MqttSettings) -> ConnectProperties {
+    fn connect_properties(settings: &MqttSettings) -> ConnectProperties {
         let mut properties = ConnectProperties::new();
         properties.session_expiry_interval =
             Some(u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX));
