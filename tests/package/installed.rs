@@ -3,6 +3,8 @@
 use crate::HELLO;
 use crate::host::{BOOTSTRAP, Host, package};
 
+const README: &str = include_str!("../../README.md");
+
 #[test]
 #[ignore = "needs the .deb: run `make test-systemd`"]
 fn a_fresh_install_is_calm() {
@@ -49,6 +51,31 @@ fn the_bootstrap_script_makes_an_instance_that_deploys() {
     let said = host.sh(&script);
     assert!(said.contains("this version is installed already") && !said.contains("wrote"), "{said}");
     assert_eq!(host.property("InvocationID", "instance-agent"), agent, "it was started again for nothing");
+}
+
+/// The commands of "Install" as they stand, but for what a test must answer by itself, where no one is and no network.
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn the_readme_leads_to_a_deployed_app() {
+    let host = Host::without_package();
+    let install = README.split("\n## Install\n").nth(1).unwrap();
+    let block = install.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let commands: Vec<_> = block.lines().map(|line| line.split(" #").next().unwrap().trim()).collect();
+    assert_eq!(commands.len(), 4, "{commands:?}");
+    for command in commands {
+        let command = command.strip_prefix("sudo ").unwrap();
+        let command = command.replace("./instance-agent_0.1.0_amd64.deb", package().to_str().unwrap());
+        host.sh(&command.replace("apt install ", "apt-get install -q -y --no-install-recommends "));
+        if command.starts_with("cp ") {
+            assert!(host.holds("test -s /etc/instance-agent/config.yaml"));
+            // "Adapt it".
+            host.configure(HELLO);
+        }
+    }
+    host.until_subscribed();
+    let sha = host.push("v2");
+    host.until_state("deployed", &sha);
+    host.until_served("v2");
 }
 
 #[test]
