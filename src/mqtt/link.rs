@@ -31,8 +31,6 @@ pub(super) enum Event {
     Unsubscribed(u16),
     /// What the broker says of a PUBLISH.
     Published(Answer),
-    /// It is alive.
-    Pong,
     Other,
 }
 

@@ -179,7 +179,7 @@ impl Session<'_> {
                 self.announce();
             }
             // The agent publishes nothing.
-            Event::Published(_) | Event::Pong | Event::Other => {}
+            Event::Published(_) | Event::Other => {}
         }
         false
     }

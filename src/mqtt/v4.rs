@@ -100,8 +100,7 @@ fn event(packet: Packet) -> Result<Event, Failure> {
         }
         Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
         Packet::PubAck(_) => Event::Published(Answer::Taken),
-        Packet::PingResp => Event::Pong,
-        Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
+        Packet::PingResp | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
         Packet::Connect(_)
         | Packet::Subscribe(_)
         | Packet::Unsubscribe(_)

@@ -93,12 +93,15 @@ impl Packets {
             }
             Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
             Packet::PubAck(puback) => Event::Published(puback.into()),
-            Packet::PingResp(_) => Event::Pong,
             Packet::Disconnect(disconnect) => {
                 let words = disconnect.properties.and_then(|properties| properties.reason_string);
                 return Err(disconnected(disconnect.reason_code, words.as_deref()));
             }
-            Packet::Auth(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
+            Packet::PingResp(_)
+            | Packet::Auth(_)
+            | Packet::PubRec(_)
+            | Packet::PubRel(_)
+            | Packet::PubComp(_) => Event::Other,
             Packet::Connect(..) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::PingReq(_) => {
                 return Err(Failure::Network("it sent what only clients send".into()));
             }

@@ -82,7 +82,8 @@ pub(super) struct Wire {
     output: BytesMut,
     ping: Pin<Box<Sleep>>,
     keep_alive: std::time::Duration,
-    unanswered_ping: bool,
+    /// Nothing was heard since the last ping. A large message takes its time, and the answer comes behind it.
+    silent: bool,
     last_id: u16,
 }
 
@@ -92,17 +93,7 @@ impl Wire {
         access: &Access,
         clean: bool,
     ) -> Result<(Self, Connected), Failure> {
-        let keep_alive = link::keep_alive(settings);
-        let mut wire = Self {
-            stream: stream(settings, access).await?,
-            packets: Packets::of(settings),
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            ping: Box::pin(sleep(keep_alive)),
-            keep_alive,
-            unanswered_ping: false,
-            last_id: 0,
-        };
+        let mut wire = Self::over(stream(settings, access).await?, settings);
         wire.packets.connect(settings, access, clean, &mut wire.output)?;
         let greeting = wire.greeting().await?;
         // A broker that says 0 asks for no proof of life; it gets one all the same, for it proves the broker's too.
@@ -111,6 +102,20 @@ impl Wire {
         }
         wire.ping.as_mut().reset(Instant::now() + wire.keep_alive);
         Ok((wire, greeting))
+    }
+
+    fn over(stream: Box<dyn Stream>, settings: &MqttSettings) -> Self {
+        let keep_alive = link::keep_alive(settings);
+        Self {
+            stream,
+            packets: Packets::of(settings),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            ping: Box::pin(sleep(keep_alive)),
+            keep_alive,
+            silent: false,
+            last_id: 0,
+        }
     }
 
     async fn greeting(&mut self) -> Result<Connected, Failure> {
@@ -134,7 +139,6 @@ impl Wire {
                 }
             }
             match self.packets.read(&mut self.input)? {
-                Read::Event(Event::Pong) => self.unanswered_ping = false,
                 Read::Event(Event::Connected(_)) => {
                     return Err(Failure::Network("it accepted the connection twice".into()));
                 }
@@ -161,17 +165,20 @@ impl Wire {
         select! {
             biased;
             Some(request) = requests.recv() => return self.request(request),
-            count = self.stream.read_buf(&mut self.input) => received(count)?,
+            count = self.stream.read_buf(&mut self.input) => {
+                received(count)?;
+                self.silent = false;
+            }
             () = &mut self.ping => self.send_ping()?,
         }
         Ok(None)
     }
 
     fn send_ping(&mut self) -> Result<(), Failure> {
-        if self.unanswered_ping {
+        if self.silent {
             return Err(Failure::Network("no answer to a ping".into()));
         }
-        self.unanswered_ping = true;
+        self.silent = true;
         self.ping.as_mut().reset(Instant::now() + self.keep_alive);
         self.packets.write(Request::Ping, 0, &mut self.output)
     }
@@ -216,4 +223,53 @@ async fn stream(settings: &MqttSettings, access: &Access) -> Result<Box<dyn Stre
     let name = ServerName::try_from(settings.host.clone())
         .map_err(|_| Failure::Certificate("mqtt.url names no host that a certificate can be for".into()))?;
     Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await.map_err(failure)?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::duplex;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    /// MQTT 3.1.1, section 3.3: a message of QoS 0 on the topic `t`, of 100 bytes.
+    fn message() -> Vec<u8> {
+        [[0x30, 103, 0, 1, b't'].as_slice(), &[b'x'; 100]].concat()
+    }
+
+    fn settings() -> MqttSettings {
+        MqttSettings {
+            host: "broker.example".into(),
+            port: 1883,
+            tls: None,
+            protocol: Protocol::V311,
+            client_id: "web-7".into(),
+            username: None,
+            password_file: None,
+            keep_alive: Duration::from_secs(5),
+            session_expiry: Duration::from_secs(60),
+            max_payload: 1 << 20,
+        }
+    }
+
+    /// The answers to pings would come behind the message.
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_is_alive_as_long_as_anything_comes_from_it() {
+        let (ours, mut theirs) = duplex(READ);
+        let mut wire = Wire::over(Box::new(ours), &settings());
+        let (_sender, mut requests) = unbounded_channel();
+        let slowly = async {
+            for byte in message() {
+                sleep(Duration::from_secs(1)).await;
+                theirs.write_all(&[byte]).await.unwrap();
+            }
+        };
+        let (event, ()) = tokio::join!(wire.next(&mut requests), slowly);
+        assert!(matches!(event, Ok(Event::Publish(publish)) if publish.payload.len() == 100));
+        let silence = wire.next(&mut requests).await.err();
+        assert_eq!(silence, Some(Failure::Network("no answer to a ping".into())));
+    }
 }
