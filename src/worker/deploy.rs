@@ -1,7 +1,6 @@
 //! One deploy: prepare → stop → update → start → verify, each step bounded in time. Never leaves a service down
 //! on purpose: whatever fails after the first stop, the services are started again.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +15,13 @@ use crate::handover;
 use crate::journal::{InProgress, Record};
 use crate::outcome::{Failure, Outcome, Step, Verdict};
 use crate::router::Revision;
-use crate::service::{DEFAULT_LIMIT, ServiceError, ServiceName, Status, Trace, start_limit, stop_limit};
+use crate::service::{ServiceName, Status, Trace};
 
 use super::ledger::Ledger;
 use super::machine::Machine;
+use super::overdue::{Problem, SHUTDOWN_GRACE, late, late_start, late_stop, unless};
 use super::{Context, Setup};
 
-/// How long a running command or stop, or a start of which nobody says how long it may take, may go on once the agent
-/// is ending.
-pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// For a look at a service, or a small file.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -155,12 +152,7 @@ impl Deploy<'_> {
             let manager = self.context.manager.as_ref();
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
-            // The limit is asked for meanwhile, for the answer takes as long as many a stop.
-            let begun = Instant::now();
-            let late = async {
-                let limit = stop_limit(manager, service, self.app.stop_timeout).await;
-                self.late_or_ending(begun, limit.unwrap_or(DEFAULT_LIMIT)).await
-            };
+            let late = late_stop(manager, service, self.app.stop_timeout, self.shutdown);
             let stopped = unless(late, manager.stop(service, &trace)).await;
             self.forget_running();
             if let Err(problem) = stopped {
@@ -179,14 +171,7 @@ impl Deploy<'_> {
             let manager = self.context.manager.as_ref();
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
-            let begun = Instant::now();
-            let late = async {
-                match start_limit(manager, service, self.app.start_timeout).await {
-                    // Also when the agent is ending: no service is left down on purpose.
-                    Some(limit) => late(begun, limit).await,
-                    None => self.late_or_ending(begun, DEFAULT_LIMIT).await,
-                }
-            };
+            let late = late_start(manager, service, self.app.start_timeout, self.shutdown);
             let started = unless(late, manager.start(service, environment, &trace)).await;
             self.forget_running();
             if let Err(problem) = started {
@@ -254,25 +239,10 @@ impl Deploy<'_> {
         let mut looks = Vec::with_capacity(self.app.services.len());
         for service in &self.app.services {
             looks.push(
-                bounded(STATUS_TIMEOUT, self.context.manager.status(service)).await.map_err(|p| p.error),
+                unless(late(STATUS_TIMEOUT), self.context.manager.status(service)).await.map_err(|p| p.error),
             );
         }
         looks
-    }
-
-    /// Comes to its end when what has begun then takes longer than `limit`, or than the grace once the agent is ending.
-    async fn late_or_ending(&self, begun: Instant, limit: Duration) -> Problem {
-        let grace_over = async {
-            self.shutdown.cancelled().await;
-            sleep(SHUTDOWN_GRACE).await;
-        };
-        tokio::select! {
-            problem = late(begun, limit) => problem,
-            () = grace_over => {
-                let grace = humantime::format_duration(SHUTDOWN_GRACE);
-                Problem::plain(format!("the agent is ending, and waited {grace} for it"))
-            }
-        }
     }
 }
 
@@ -331,53 +301,6 @@ fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> 
         Ok(Status::Failed(what)) => down(&what),
         Ok(Status::NotFound) => down("the service manager no longer knows it"),
     }
-}
-
-/// What went wrong with a service.
-struct Problem {
-    error: String,
-    output: Vec<String>,
-}
-
-impl Problem {
-    fn plain(error: String) -> Self {
-        Self { error, output: Vec::new() }
-    }
-}
-
-impl From<ServiceError> for Problem {
-    fn from(error: ServiceError) -> Self {
-        let output = match &error {
-            ServiceError::Failed { output, .. } => output.clone(),
-            _ => Vec::new(),
-        };
-        Self { error: error.to_string(), output }
-    }
-}
-
-async fn bounded<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, ServiceError>>,
-) -> Result<T, Problem> {
-    unless(late(Instant::now(), limit), answer).await
-}
-
-/// The answer, unless there is a problem with it first.
-async fn unless<T>(
-    problem: impl Future<Output = Problem>,
-    answer: impl Future<Output = Result<T, ServiceError>>,
-) -> Result<T, Problem> {
-    tokio::select! {
-        biased;
-        answered = answer => Ok(answered?),
-        problem = problem => Err(problem),
-    }
-}
-
-/// Comes to its end when what has begun then takes longer than that.
-async fn late(begun: Instant, limit: Duration) -> Problem {
-    sleep(limit.saturating_sub(begun.elapsed())).await;
-    Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))
 }
 
 fn service_failure(step: Step, service: &ServiceName, problem: Problem) -> Failure {

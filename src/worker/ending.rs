@@ -7,7 +7,7 @@ use crate::github::CommitId;
 use crate::journal::InProgress;
 use crate::service::start_limit;
 
-use super::deploy::SHUTDOWN_GRACE;
+use super::overdue::SHUTDOWN_GRACE;
 use super::{Shared, Worker};
 
 /// A command that runs, its end if it does not heed the first word, looks at the services, and the notification: without

@@ -7,6 +7,7 @@ mod gate;
 mod inbox;
 mod ledger;
 mod machine;
+mod overdue;
 mod report;
 mod turns;
 
