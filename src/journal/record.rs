@@ -307,6 +307,19 @@ impl Record {
         outcome
     }
 
+    /// Whether it follows the app's configuration already, and nothing is in progress.
+    pub(crate) fn fits(&self, app: &App) -> bool {
+        self.attempt.is_none() && self.services == app.services && self.wants_what_is_pending(app)
+    }
+
+    /// Also if nothing is.
+    fn wants_what_is_pending(&self, app: &App) -> bool {
+        self.pending().is_none_or(|pending| {
+            let default_branch = pending.git_ref.branch().filter(|_| pending.on_default_branch);
+            app.refs.allow(&pending.git_ref, default_branch).is_ok()
+        })
+    }
+
     /// Takes over the app's configuration. Gives up what it no longer matches.
     /// While an attempt is in progress, that waits until it has ended.
     pub(crate) fn fit(&mut self, app: &App) -> Option<Outcome> {
@@ -318,9 +331,7 @@ impl Record {
             self.services.clone_from(&app.services);
             self.deployed = None;
         }
-        let pending = self.pending()?;
-        let default_branch = pending.git_ref.branch().filter(|_| pending.on_default_branch);
-        if app.refs.allow(&pending.git_ref, default_branch).is_ok() {
+        if self.wants_what_is_pending(app) {
             return None;
         }
         let revision = self.desired.take()?.revision;

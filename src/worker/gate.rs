@@ -53,6 +53,10 @@ impl Gate {
         });
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.0.borrow().until <= Instant::now()
+    }
+
     pub(super) async fn open(&self) {
         loop {
             let until = self.0.borrow().until;

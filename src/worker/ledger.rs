@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -67,15 +67,25 @@ impl Ledger {
         change: impl FnOnce(&mut Record) -> T,
         take_over: impl FnOnce(&mut Machine, Record, T) -> U,
     ) -> Result<U, NotRecorded> {
+        self.change_unless(&self.closed, change, take_over).await
+    }
+
+    /// The same, but a disk that refuses it is not waited for any more once it is `moot`.
+    pub(super) async fn change_unless<T, U>(
+        &self,
+        moot: &CancellationToken,
+        change: impl FnOnce(&mut Record) -> T,
+        take_over: impl FnOnce(&mut Machine, Record, T) -> U,
+    ) -> Result<U, NotRecorded> {
         let _writing = self.writing.lock().await;
         if self.retired.load(Ordering::Relaxed) {
             return Err(NotRecorded);
         }
-        let former = self.machine().record().clone();
-        let mut record = former.clone();
+        let mut record = self.machine().record().clone();
         let value = change(&mut record);
-        if record != former {
-            self.write(&record).await?;
+        let differs = record != *self.machine().record();
+        if differs {
+            record = self.write(record, moot).await?;
         }
         Ok(take_over(&mut self.machine(), record, value))
     }
@@ -91,8 +101,9 @@ impl Ledger {
             .unwrap_or_else(|panic| Err(panic.into()))
     }
 
-    /// Tries until the disk takes it.
-    async fn write(&self, record: &Record) -> Result<(), NotRecorded> {
+    /// Tries until the disk takes it, and gives it back.
+    async fn write(&self, record: Record, moot: &CancellationToken) -> Result<Record, NotRecorded> {
+        let record = Arc::new(record);
         let mut complained: Option<Instant> = None;
         loop {
             let Err(problem) = self.try_write(record.clone()).await else {
@@ -100,7 +111,7 @@ impl Ledger {
                     self.stuck.store(false, Ordering::Relaxed);
                     info!(app = %record.app, "the journal can be written again");
                 }
-                return Ok(());
+                return Ok(Arc::unwrap_or_clone(record));
             };
             if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
                 complained = Some(Instant::now());
@@ -115,11 +126,12 @@ impl Ledger {
             tokio::select! {
                 () = sleep(RETRY) => {}
                 () = self.closed.cancelled() => return Err(NotRecorded),
+                () = moot.cancelled() => return Err(NotRecorded),
             }
         }
     }
 
-    async fn try_write(&self, record: Record) -> io::Result<()> {
+    async fn try_write(&self, record: Arc<Record>) -> io::Result<()> {
         let store = self.store.clone();
         spawn_blocking(move || store.write(&record)).await.unwrap_or_else(|panic| Err(panic.into()))
     }
@@ -144,5 +156,21 @@ mod tests {
         // The file may be another worker's by now.
         assert_eq!(ledger.change(count, Machine::noted).await, Err(NotRecorded));
         assert!(aside.exists() && !file.exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_moot_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, moot) = (Store::new(dir.path()), CancellationToken::new());
+        let ledger = Ledger::new(store, Record::for_test("api", "o/r"), &CancellationToken::new());
+        let count = |record: &mut Record| record.superseded += 1;
+        let refused = async {
+            while !ledger.is_stuck() {
+                sleep(RETRY).await;
+            }
+            moot.cancel();
+        };
+        let (changed, ()) = tokio::join!(ledger.change_unless(&moot, count, Machine::noted), refused);
+        assert_eq!((changed, ledger.machine().record().superseded), (Err(NotRecorded), 0));
     }
 }

@@ -96,7 +96,7 @@ impl Machine {
         }
     }
 
-    /// The attempt that [`Machine::next`] called for was recorded, unless there was nothing left to do.
+    /// An attempt was recorded, unless there was nothing left to do.
     pub(super) fn began(&mut self, record: Record, attempt: Option<InProgress>) -> Option<InProgress> {
         self.record = record;
         self.due = None;

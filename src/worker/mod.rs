@@ -5,6 +5,7 @@ mod deploy;
 mod ending;
 mod gate;
 mod inbox;
+mod intake;
 mod ledger;
 mod machine;
 mod overdue;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::App;
-use crate::journal::{Entry, Record, Rescue, Store};
+use crate::journal::{Entry, InProgress, Record, Rescue, Store};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::Refusals;
 use crate::router::Revision;
@@ -35,6 +36,7 @@ pub use turns::Turns;
 pub(crate) use departure::Departure;
 use inbox::Inbox;
 pub(crate) use inbox::Receipt;
+use intake::Begun;
 use ledger::Ledger;
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
@@ -76,6 +78,16 @@ struct Setup {
 }
 
 impl Setup {
+    /// Counts an attempt to deploy what is pending, with what the next agent must know should this one be killed.
+    fn begin(&self, record: &mut Record) -> Option<InProgress> {
+        let rescue = Rescue {
+            service_manager: self.context.service_manager.clone(),
+            environment: self.context.environment.clone(),
+            start_timeout: self.app.start_timeout,
+        };
+        record.begin(self.app.prepare.is_none(), rescue, SystemTime::now())
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.app, &other.app) && Arc::ptr_eq(&self.context, &other.context)
     }
@@ -103,6 +115,8 @@ struct Shared {
     inbox: Inbox,
     /// A push was recorded, or another configuration came.
     changed: Notify,
+    /// What was begun with the record of its push.
+    begun: Begun,
     /// The record is this worker's alone.
     ready: CancellationToken,
     /// The app is no longer in the configuration: a running deploy ends in peace, nothing new begins.
@@ -123,16 +137,7 @@ impl Worker {
         shutdown: CancellationToken,
         former: Option<Self>,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            ledger: Arc::new(Ledger::new(context.store.clone(), record, &shutdown)),
-            setup: Mutex::new(Setup { app, context }),
-            inbox: Inbox::default(),
-            changed: Notify::new(),
-            ready: CancellationToken::new(),
-            retired: CancellationToken::new(),
-            departure: OnceLock::new(),
-            shutdown,
-        });
+        let shared = Arc::new(Shared::new(Setup { app, context }, record, shutdown));
         let line = former.as_ref().map_or_else(Vec::new, Self::line);
         let task = tokio::spawn({
             let shared = shared.clone();
@@ -163,7 +168,7 @@ impl Worker {
     /// Hands a push to the worker, which records it.
     pub(crate) fn offer(&self, offer: Offer) {
         if self.shared.inbox.put(offer) {
-            tokio::spawn(take_in(self.shared.clone()));
+            tokio::spawn(intake::take_in(self.shared.clone()));
         }
     }
 
@@ -201,6 +206,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn new(setup: Setup, record: Record, shutdown: CancellationToken) -> Self {
+        Self {
+            ledger: Arc::new(Ledger::new(setup.context.store.clone(), record, &shutdown)),
+            setup: Mutex::new(setup),
+            inbox: Inbox::default(),
+            changed: Notify::new(),
+            begun: Begun::default(),
+            ready: CancellationToken::new(),
+            retired: CancellationToken::new(),
+            departure: OnceLock::new(),
+            shutdown,
+        }
+    }
+
     fn setup(&self) -> Setup {
         lock(&self.setup).clone()
     }
@@ -210,40 +229,6 @@ impl Shared {
             () = self.retired.cancelled() => {}
             () = self.shutdown.cancelled() => {}
         }
-    }
-}
-
-/// Records what is in the inbox, all that there is in one go, until there is no more.
-async fn take_in(shared: Arc<Shared>) {
-    shared.ready.cancelled().await;
-    while let Some(offers) = shared.inbox.take() {
-        let Setup { app, context } = shared.setup();
-        let now = SystemTime::now();
-        let admit = |record: &mut Record| {
-            offers.iter().map(|offer| record.admit(&offer.revision, offer.retained, now)).collect::<Vec<_>>()
-        };
-        let recorded = shared
-            .ledger
-            .change(admit, |machine, record, admissions| {
-                machine.pushed(record, context.stagger, Instant::now());
-                admissions
-            })
-            .await;
-        let Ok(admissions) = recorded else {
-            // The agent ends, and the broker sends them again to the next one. Or the app was removed: nobody wants them.
-            if !shared.retired.is_cancelled() {
-                return;
-            }
-            for offer in offers {
-                offer.receipt.recorded();
-            }
-            continue;
-        };
-        for (offer, admission) in offers.into_iter().zip(admissions) {
-            report::admitted(&app, &offer.revision, admission, &context.refusals);
-            offer.receipt.recorded();
-        }
-        shared.changed.notify_one();
     }
 }
 
@@ -284,20 +269,20 @@ async fn work(shared: &Shared) {
                     () = sleep_until(until) => {}
                     () = shared.changed.notified() => {}
                 },
-                Next::Deploy => return Some(Box::pin(turn(shared)).await),
+                Next::Deploy => return Box::pin(begin(shared)).await,
             }
             None
         };
-        let turn = tokio::select! {
+        let attempt = tokio::select! {
             biased;
             () = shared.ending() => return,
-            turn = step => turn,
+            attempt = shared.begun.wait() => Some(attempt),
+            attempt = step => attempt,
         };
-        let Some((setup, turn)) = turn else { continue };
-        let outcomes = Box::pin(attempt(shared, &setup)).await;
-        drop(turn);
-        for outcome in outcomes {
-            Box::pin(report::tell(&outcome, &setup.context, &shared.shutdown)).await;
+        let Some(attempt) = attempt else { continue };
+        let context = attempt.setup.context.clone();
+        for outcome in Box::pin(carry_out(shared, attempt)).await {
+            Box::pin(report::tell(&outcome, &context, &shared.shutdown)).await;
         }
     }
 }
@@ -333,23 +318,32 @@ pub(crate) fn tell(outcome: Outcome, context: Arc<Context>, shutdown: &Cancellat
     notices.spawn(async move { report::tell(&outcome, &context, &shutdown).await });
 }
 
-/// One attempt, recorded before it begins and when it has ended. Pushes may have come while its turn was awaited:
-/// the newest counts. Gives what is to be told of it.
-async fn attempt(shared: &Shared, setup: &Setup) -> Vec<Outcome> {
+/// An attempt that is recorded, and may begin.
+struct Attempt {
+    setup: Setup,
+    progress: InProgress,
+    /// Over when the attempt is.
+    _turn: turns::Turn,
+}
+
+/// Waits for the app's turn, and records that what is pending is deployed now. Pushes may have come meanwhile: the
+/// newest counts.
+async fn begin(shared: &Shared) -> Option<Attempt> {
+    let (setup, turn) = turn(shared).await;
     fit(shared).await;
     if shared.retired.is_cancelled() || shared.shutdown.is_cancelled() {
-        return Vec::new();
+        return None;
     }
-    let touches = setup.app.prepare.is_none();
-    let rescue = Rescue {
-        service_manager: setup.context.service_manager.clone(),
-        environment: setup.context.environment.clone(),
-        start_timeout: setup.app.start_timeout,
-    };
-    let begin = |record: &mut Record| record.begin(touches, rescue, SystemTime::now());
-    let Ok(Some(attempt)) = shared.ledger.change(begin, Machine::began).await else { return Vec::new() };
-    report::began(&setup.app, &attempt);
-    let outcome = deploy::deploy(setup, &shared.ledger, attempt, &shared.shutdown).await;
+    let begin = |record: &mut Record| setup.begin(record);
+    let progress = shared.ledger.change_unless(&shared.retired, begin, Machine::began).await.ok()??;
+    report::began(&setup.app, &progress);
+    Some(Attempt { setup, progress, _turn: turn })
+}
+
+/// Deploys, and records how it ended. Gives what is to be told of it.
+async fn carry_out(shared: &Shared, attempt: Attempt) -> Vec<Outcome> {
+    let Attempt { setup, progress, _turn } = attempt;
+    let outcome = deploy::deploy(&setup, &shared.ledger, progress, &shared.shutdown).await;
     if outcome.leaves_services_down() {
         // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
         report::ended(&outcome, None);

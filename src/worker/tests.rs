@@ -10,7 +10,7 @@ use super::*;
 
 /// Remembers what it was asked, and does as it is told.
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     calls: Mutex<Vec<String>>,
     fails: Vec<&'static str>,
     hangs: Vec<&'static str>,
@@ -97,7 +97,7 @@ fn running(incarnation: &str) -> Status {
     Status::Running { incarnation: Some(incarnation.to_owned()) }
 }
 
-fn app(services: &[&str]) -> App {
+pub(super) fn app(services: &[&str]) -> App {
     App {
         name: "api".parse().unwrap(),
         repo: "o/r".parse().unwrap(),
@@ -118,7 +118,7 @@ fn shell(line: &str) -> CommandSpec {
     CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) }
 }
 
-fn revision(digit: char) -> Revision {
+pub(super) fn revision(digit: char) -> Revision {
     Revision {
         repo: "o/r".parse().unwrap(),
         git_ref: "refs/heads/main".parse().unwrap(),
@@ -131,17 +131,17 @@ fn revision(digit: char) -> Revision {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     fake: Arc<Fake>,
-    context: Context,
-    shutdown: CancellationToken,
+    pub(super) context: Context,
+    pub(super) shutdown: CancellationToken,
     /// The last deploy forgot what is deployed, as it must before it stops anything.
     touched: Mutex<bool>,
     _state: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new(fake: Fake) -> Self {
+    pub(super) fn new(fake: Fake) -> Self {
         let fake = Arc::new(fake);
         let state = tempfile::tempdir().unwrap();
         let context = Context {

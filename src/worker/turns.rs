@@ -35,23 +35,26 @@ impl Turns {
 
     /// Waits for the app's turn.
     pub(super) async fn take(&self, app: &App) -> Turn {
-        // Sorted, so that two apps never wait for each other; and a slot last, so that no one waits holding one.
-        let keys: BTreeSet<String> = app
-            .services
-            .iter()
-            .map(|service| format!("service {}", service.key()))
-            .chain([format!("app {}", app.name)])
-            .collect();
-        let mut locks = Vec::with_capacity(keys.len());
-        for key in keys {
-            let lock = self.lock(key);
+        let mut locks = Vec::new();
+        // A slot last, so that no one waits holding one.
+        for lock in self.locks_of(app) {
             locks.push(lock.lock_owned().await);
         }
         // The semaphore is never closed, which is the only way to get none.
         Turn { _locks: locks, _slot: self.slots.clone().acquire_owned().await.ok() }
     }
 
-    fn lock(&self, key: String) -> Arc<AsyncMutex<()>> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    /// The app's turn, if it need not wait for it.
+    pub(super) fn try_take(&self, app: &App) -> Option<Turn> {
+        let locks: Result<_, _> = self.locks_of(app).into_iter().map(AsyncMutex::try_lock_owned).collect();
+        Some(Turn { _locks: locks.ok()?, _slot: Some(self.slots.clone().try_acquire_owned().ok()?) })
+    }
+
+    /// Sorted, so that two apps never wait for each other.
+    fn locks_of(&self, app: &App) -> Vec<Arc<AsyncMutex<()>>> {
+        let services = app.services.iter().map(|service| format!("service {}", service.key()));
+        let keys: BTreeSet<String> = services.chain([format!("app {}", app.name)]).collect();
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.into_iter().map(|key| locks.entry(key).or_default().clone()).collect()
     }
 }
