@@ -21,7 +21,7 @@ use crate::push::Headers;
 use crate::recovery::{self, Recovered};
 use crate::refs::RefMismatch;
 use crate::refusals::{Noted, Refusals};
-use crate::router::{Rejected, Revision, Routed, Router, Verdict};
+use crate::router::{Ignored, Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
@@ -245,6 +245,9 @@ impl Agent {
         match routed {
             Routed::Unmanaged => debug!("message ignored: its repository is no longer managed"),
             Routed::Ignored(why) => {
+                if matches!(why, Ignored::Unfollowed(_)) {
+                    self.context.gate.pushed();
+                }
                 let repository = self.router.repository(&message.topic).map(RepoName::as_str);
                 debug!(repository, %why, "message ignored");
             }

@@ -4,7 +4,8 @@
 //! form-encoded, or in an envelope that carries the webhook's headers for publishers without MQTT 5. It is read in
 //! three steps, each with a type of its own: message → [`Delivery`] → [`Trusted`] → [`Push`]. A message without
 //! headers, if it may be an envelope, is first read as one, signed or not; all else is looked at only once the
-//! signature was verified, even which event it is.
+//! signature was verified, even which event it is. A body is read only as far as it takes to see that nobody here
+//! wants its ref.
 
 mod body;
 mod headers;
@@ -18,7 +19,7 @@ use crate::signature::{Secrets, SignatureError};
 
 use serde::{Deserialize, Serialize};
 
-use body::{Document, Envelope};
+use body::{Document, Envelope, Reading};
 pub use headers::Headers;
 
 /// One GitHub push event.
@@ -68,9 +69,14 @@ impl Push {
 pub enum Decoded {
     /// A push.
     Push(Box<Push>),
+    /// A push to a ref that is not wanted. What follows the ref may not have been read.
+    Unwanted(GitRef),
     /// Something else, which is no mistake.
     Other(Other),
 }
+
+/// Whether a push to this ref may be wanted, of a repository with this default branch: `None` as long as it is not known.
+pub type Wanted<'a> = dyn Fn(&GitRef, Option<&str>) -> bool + 'a;
 
 /// A message that is no push, and need not be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -182,12 +188,20 @@ impl<'m> Delivery<'m> {
 impl Trusted<'_> {
     /// Reads the body, unless it is another event's.
     pub fn decode(&self) -> Result<Decoded, DecodeError> {
+        self.decode_if(&|_, _| true)
+    }
+
+    /// The same, but reads no further once it shows that the push is not `wanted`.
+    pub fn decode_if(&self, wanted: &Wanted) -> Result<Decoded, DecodeError> {
         let Self(Delivery { headers, body: Body(body) }) = self;
         if headers.is_other_event() {
             return Ok(Decoded::Other(Other::Event));
         }
         let json = if is_form(body) { form_field(body)? } else { Cow::Borrowed(&**body) };
-        push_of(Document::parse(&json)?, headers)
+        match Document::parse(&json, wanted)? {
+            Reading::Whole(document) => push_of(*document, headers),
+            Reading::Unwanted(git_ref) => Ok(Decoded::Unwanted(git_ref)),
+        }
     }
 }
 
@@ -206,7 +220,7 @@ fn form_field(payload: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
 }
 
 fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError> {
-    if document.is_envelope() {
+    if document.is_envelope {
         return Err(DecodeError::Envelope);
     }
     let (Some(git_ref), Some(after), Some(repository)) =
@@ -222,7 +236,7 @@ fn push_of(document: Document, headers: &Headers) -> Result<Decoded, DecodeError
         before: document.before.map(|id| id.parse()).transpose().map_err(value("before"))?,
         after: after.parse().map_err(value("after"))?,
         deleted: document.deleted.unwrap_or(false),
-        default_branch: repository.default_branch.or(repository.master_branch),
+        default_branch: repository.default_branch().map(str::to_owned),
         pushed_at: repository.pushed_at.and_then(|time| time.0),
         by_hand: document.instance_agent.map(body::Made::check).transpose()?,
         delivery: headers.delivery().map(str::to_owned),

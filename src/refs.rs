@@ -173,6 +173,11 @@ impl RefRules {
             }
         }
     }
+
+    /// The same as [`Self::allow`], as far as it can be told while the default branch may not be known yet.
+    pub fn may_allow(&self, git_ref: &GitRef, default_branch: Option<&str>) -> bool {
+        matches!(self.allow(git_ref, default_branch), Ok(()) | Err(RefMismatch::NoDefaultBranch))
+    }
 }
 
 fn fits(yes: bool, otherwise: RefMismatch) -> Result<(), RefMismatch> {

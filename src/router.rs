@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config::{App, AppName};
 use crate::github::{CommitId, GitRef, RepoName};
-use crate::push::{self, ByHand, DecodeError, Decoded, Headers, Opened, Other, Push};
+use crate::push::{self, ByHand, DecodeError, Decoded, Headers, Opened, Other, Push, Wanted};
 use crate::refs::RefMismatch;
 use crate::topic::TopicPattern;
 use crate::trust::{Distrust, Trust};
@@ -81,11 +81,14 @@ pub enum Routed {
 pub type Verdict = Result<(), RefMismatch>;
 
 /// Why a message for a managed repository deploys nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Ignored {
     /// Not a push.
     #[error(transparent)]
     NotAPush(#[from] Other),
+    /// No app of the repository is deployed by its ref. Whether the rest of it makes a push was not looked at.
+    #[error("no app follows {0}")]
+    Unfollowed(GitRef),
     /// Its ref was deleted.
     #[error("the ref was deleted")]
     Deletion,
@@ -167,9 +170,13 @@ impl Router {
         let Some(first) = apps.first() else {
             return Routed::Unmanaged;
         };
-        let push = match self.read(headers, payload) {
+        let wanted = |git_ref: &GitRef, default_branch: Option<&str>| {
+            apps.iter().any(|app| app.refs.may_allow(git_ref, default_branch))
+        };
+        let push = match self.read(headers, payload, &wanted) {
             Err(why) => return Routed::Rejected(why),
             Ok(Decoded::Other(other)) => return Routed::Ignored(other.into()),
+            Ok(Decoded::Unwanted(git_ref)) => return Routed::Ignored(Ignored::Unfollowed(git_ref)),
             Ok(Decoded::Push(push)) => *push,
         };
         if push.repo != first.repo {
@@ -185,10 +192,10 @@ impl Router {
         }
     }
 
-    fn read(&self, headers: Headers, payload: &[u8]) -> Result<Decoded, Rejected> {
+    fn read(&self, headers: Headers, payload: &[u8], wanted: &Wanted) -> Result<Decoded, Rejected> {
         match push::open(headers, payload)? {
             Opened::Other(other) => Ok(Decoded::Other(other)),
-            Opened::Delivery(delivery) => Ok(self.trust.authenticate(delivery)?.decode()?),
+            Opened::Delivery(delivery) => Ok(self.trust.authenticate(delivery)?.decode_if(wanted)?),
         }
     }
 }

@@ -72,7 +72,8 @@ fn payload(repo: &str, size: usize, count: usize) -> (f64, f64) {
     let broker = broker::start();
     let agent = Instance::of(broker.port()).apps(1).start();
     agent.subscribed();
-    let push = Push::new(repo, 'a').to("other");
+    // What deploys nothing, but is read to its end.
+    let push = Push::new(repo, 'a').deletion();
     // The smallest has none of what nobody reads.
     let bytes =
         if size < 4 * KIB { push.json_of_2012().to_string().into_bytes() } else { push.bytes_of(size) };

@@ -21,22 +21,36 @@ const PER: f64 = 100_000.0;
 /// A subscriber, and what is published to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
-    Agent { protocol: &'static str, apps: usize, exact: bool, parsed: bool },
+    Agent { protocol: &'static str, apps: usize, exact: bool, pushes: Pushes },
     Peer(usize),
 }
 
-const AGENT: Subject = Subject::Agent { protocol: "5", apps: 1, exact: false, parsed: false };
+/// What the pushes are that the agent hears of, none of which deploys anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pushes {
+    Unmanaged,
+    /// To another branch than the app's.
+    OtherBranch,
+    /// To another than the default branch, which the app follows: it comes after the ref.
+    NotTheDefaultBranch,
+    /// Of the app's branch, which they delete: all of it must be read.
+    Deletion,
+}
+
+const AGENT: Subject = Subject::Agent { protocol: "5", apps: 1, exact: false, pushes: Pushes::Unmanaged };
 
 impl Subject {
     fn all() -> Vec<Self> {
-        let agent = |protocol, apps, exact, parsed| Self::Agent { protocol, apps, exact, parsed };
+        let agent = |protocol, apps, exact, pushes| Self::Agent { protocol, apps, exact, pushes };
         let mut all = vec![
             AGENT,
-            agent("3.1.1", 1, false, false),
-            agent("5", 100, false, false),
-            agent("5", 10_000, false, false),
-            agent("5", 1, true, false),
-            agent("5", 1, false, true),
+            agent("3.1.1", 1, false, Pushes::Unmanaged),
+            agent("5", 100, false, Pushes::Unmanaged),
+            agent("5", 10_000, false, Pushes::Unmanaged),
+            agent("5", 1, true, Pushes::Unmanaged),
+            agent("5", 1, false, Pushes::OtherBranch),
+            agent("5", 1, false, Pushes::NotTheDefaultBranch),
+            agent("5", 1, false, Pushes::Deletion),
         ];
         all.extend((0..Peer::ALL.len()).map(Self::Peer));
         all
@@ -48,8 +62,14 @@ impl Subject {
             Self::Agent { exact: true, .. } => {
                 "agent, exact subscription (the broker sends nothing)".to_owned()
             }
-            Self::Agent { parsed: true, .. } => {
-                "agent, another branch of a managed repository (parsed)".to_owned()
+            Self::Agent { pushes: Pushes::OtherBranch, .. } => {
+                "agent, another branch of a managed repository".to_owned()
+            }
+            Self::Agent { pushes: Pushes::NotTheDefaultBranch, .. } => {
+                "agent, the same for an app without `branch` (read up to the default branch)".to_owned()
+            }
+            Self::Agent { pushes: Pushes::Deletion, .. } => {
+                "agent, its branch deleted (read to the end)".to_owned()
             }
             Self::Agent { protocol, apps, .. } => {
                 format!("agent, MQTT {protocol}, {apps} app{}", if apps == 1 { "" } else { "s" })
@@ -65,12 +85,16 @@ impl Subject {
                 broker::await_subscriber(broker, peers::CLIENT);
                 Running::Peer(group)
             }
-            Self::Agent { protocol, apps, exact, .. } => {
+            Self::Agent { protocol, apps, exact, pushes } => {
                 let subscribe = if exact { "exact" } else { "wildcard" };
                 let instance = Instance::of(broker.port())
                     .mqtt(&format!("protocol: \"{protocol}\""))
-                    .mqtt(&format!("subscribe: {subscribe}"))
-                    .apps(apps);
+                    .mqtt(&format!("subscribe: {subscribe}"));
+                let instance = if pushes == Pushes::NotTheDefaultBranch {
+                    instance.app_of_default_branch("app", "managed/app-0")
+                } else {
+                    instance.apps(apps)
+                };
                 let agent = instance.start();
                 agent.subscribed();
                 Running::Agent(Box::new(agent))
@@ -81,8 +105,12 @@ impl Subject {
     /// 8 KB each.
     fn messages(self) -> Vec<(String, Vec<u8>)> {
         let message = |push: Push| (push.topic(), push.bytes());
+        let managed = Push::new("managed/app-0", 'a');
         match self {
-            Self::Agent { parsed: true, .. } => vec![message(Push::new("managed/app-0", 'a').to("other"))],
+            Self::Agent { pushes: Pushes::OtherBranch | Pushes::NotTheDefaultBranch, .. } => {
+                vec![message(managed.to("other"))]
+            }
+            Self::Agent { pushes: Pushes::Deletion, .. } => vec![message(managed.deletion())],
             _ => (0..100).map(|n| message(Push::new(&format!("acme/repo-{n}"), 'a'))).collect(),
         }
     }

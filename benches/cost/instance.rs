@@ -119,6 +119,12 @@ impl Instance {
         (0..count).fold(self, |it, n| it.app_with(&format!("app-{n}"), &format!("managed/app-{n}"), "app"))
     }
 
+    /// An app that has no branch of its own.
+    pub fn app_of_default_branch(mut self, name: &str, repo: &str) -> Self {
+        writeln!(self.apps, "- {{name: {name}, repo: {repo}, service: {name}, settle: 0s}}").unwrap();
+        self
+    }
+
     fn app_with(mut self, name: &str, repo: &str, service: &str) -> Self {
         let line = format!("- {{name: {name}, repo: {repo}, service: {service}, branch: main, settle: 0s}}");
         writeln!(self.apps, "{line}").unwrap();

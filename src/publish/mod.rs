@@ -143,6 +143,8 @@ fn understood(headers: &[(String, String)], payload: &[u8]) -> Result<Push, Comp
         Decoded::Push(push) => Ok(*push),
         Decoded::Other(Other::Event) => Err(ComposeError::OtherEvent),
         Decoded::Other(other) => Err(ComposeError::NotAPush(other)),
+        // Not here, where every ref is wanted.
+        Decoded::Unwanted(_) => Err(ComposeError::NotAPush(Other::Shape)),
     }
 }
 

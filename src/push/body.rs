@@ -11,32 +11,119 @@ use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use super::headers::Headers;
-use super::{ByHand, DecodeError, seconds_since_epoch};
+use super::{ByHand, DecodeError, Wanted, seconds_since_epoch};
+use crate::github::GitRef;
 
 /// The fields of a push, and those that give away an envelope where there must be none.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 pub(super) struct Document {
-    #[serde(rename = "ref")]
     pub(super) git_ref: Option<String>,
     pub(super) before: Option<String>,
     pub(super) after: Option<String>,
     pub(super) deleted: Option<bool>,
     pub(super) repository: Option<Repository>,
     pub(super) instance_agent: Option<Made>,
-    headers: Option<IgnoredAny>,
-    body: Option<IgnoredAny>,
-    body_base64: Option<IgnoredAny>,
+    pub(super) is_envelope: bool,
+}
+
+/// What was read of a body.
+pub(super) enum Reading {
+    /// All of it.
+    Whole(Box<Document>),
+    /// As much as it took to see that its ref is not wanted.
+    Unwanted(GitRef),
 }
 
 impl Document {
-    pub(super) fn parse(json: &[u8]) -> Result<Self, DecodeError> {
-        parse(json)
+    /// Reads no further than it must: GitHub begins with the ref, and the commits, of which there may be megabytes, come
+    /// last.
+    pub(super) fn parse(json: &[u8], wanted: &Wanted) -> Result<Reading, DecodeError> {
+        must_be_object(json)?;
+        let mut unwanted = None;
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let reader = DocumentReader { wanted, unwanted: &mut unwanted };
+        let read = deserializer.deserialize_map(reader);
+        if let Some(git_ref) = unwanted {
+            return Ok(Reading::Unwanted(git_ref));
+        }
+        let document = read.and_then(|document| deserializer.end().map(|()| document)).map_err(mistake)?;
+        Ok(Reading::Whole(Box::new(document)))
     }
 
-    pub(super) fn is_envelope(&self) -> bool {
-        self.headers.is_some() || self.body.is_some() || self.body_base64.is_some()
+    /// The ref, if what is known of the push suffices to see that it is not wanted.
+    fn unwanted(&self, wanted: &Wanted) -> Option<GitRef> {
+        let git_ref = self.git_ref.as_ref()?.parse().ok()?;
+        let default_branch = self.repository.as_ref().and_then(Repository::default_branch);
+        (!wanted(&git_ref, default_branch)).then_some(git_ref)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Ref,
+    Before,
+    After,
+    Deleted,
+    Repository,
+    InstanceAgent,
+    Headers,
+    Body,
+    BodyBase64,
+    #[serde(other)]
+    Unused,
+}
+
+struct DocumentReader<'a> {
+    wanted: &'a Wanted<'a>,
+    /// Set when reading ends early, which for serde_json is an error.
+    unwanted: &'a mut Option<GitRef>,
+}
+
+impl<'de> Visitor<'de> for DocumentReader<'_> {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the object of a push")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let mut document = Document::default();
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Ref => once(&mut document.git_ref, &mut map, "ref")?,
+                Field::Before => once(&mut document.before, &mut map, "before")?,
+                Field::After => once(&mut document.after, &mut map, "after")?,
+                Field::Deleted => once(&mut document.deleted, &mut map, "deleted")?,
+                Field::Repository => once(&mut document.repository, &mut map, "repository")?,
+                Field::InstanceAgent => once(&mut document.instance_agent, &mut map, "instance_agent")?,
+                Field::Headers | Field::Body | Field::BodyBase64 => {
+                    document.is_envelope |= map.next_value::<Option<IgnoredAny>>()?.is_some();
+                }
+                Field::Unused => drop(map.next_value::<IgnoredAny>()?),
+            }
+            if matches!(field, Field::Ref | Field::Repository) {
+                *self.unwanted = document.unwanted(self.wanted);
+                if self.unwanted.is_some() {
+                    return Err(de::Error::custom("its ref is not wanted"));
+                }
+            }
+        }
+        Ok(document)
+    }
+}
+
+/// Of a key that comes twice, no one knows which of the values was meant.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    value: &mut Option<T>,
+    map: &mut A,
+    name: &'static str,
+) -> Result<(), A::Error> {
+    if value.is_some() {
+        return Err(de::Error::duplicate_field(name));
+    }
+    *value = map.next_value()?;
+    Ok(())
 }
 
 /// A webhook's headers and its exact body.
@@ -75,12 +162,22 @@ impl Envelope {
 }
 
 fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, DecodeError> {
-    // A derived struct would also be read from an array, by position.
-    let first = json.iter().find(|b| !b.is_ascii_whitespace());
-    if first != Some(&b'{') {
-        return Err(DecodeError::Json { problem: "no object", line: 1, column: 1 });
+    must_be_object(json)?;
+    serde_json::from_slice(json).map_err(mistake)
+}
+
+/// A derived struct would also be read from an array, by position.
+fn must_be_object(json: &[u8]) -> Result<(), DecodeError> {
+    if json.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
+        return Ok(());
     }
-    serde_json::from_slice(json).map_err(|error| DecodeError::Json {
+    Err(DecodeError::Json { problem: "no object", line: 1, column: 1 })
+}
+
+/// Without the words of serde_json, which quote the message.
+#[allow(clippy::needless_pass_by_value)]
+fn mistake(error: serde_json::Error) -> DecodeError {
+    DecodeError::Json {
         problem: match error.classify() {
             Category::Eof => "cut short",
             Category::Syntax => "syntax error",
@@ -89,7 +186,7 @@ fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, DecodeError> {
         },
         line: error.line(),
         column: error.column(),
-    })
+    }
 }
 
 /// What `instance-agent publish` adds to a push that it makes itself.
@@ -117,8 +214,8 @@ pub(super) struct Repository {
     full_name: Option<String>,
     name: Option<String>,
     owner: Option<Owner>,
-    pub(super) default_branch: Option<String>,
-    pub(super) master_branch: Option<String>,
+    default_branch: Option<String>,
+    master_branch: Option<String>,
     pub(super) pushed_at: Option<PushedAt>,
 }
 
@@ -136,6 +233,10 @@ impl Repository {
             Some(format!("{}/{}", owner.name.as_ref().or(owner.login.as_ref())?, self.name.as_ref()?))
         };
         self.full_name.clone().or_else(assembled)
+    }
+
+    pub(super) fn default_branch(&self) -> Option<&str> {
+        self.default_branch.as_deref().or(self.master_branch.as_deref())
     }
 }
 

@@ -62,6 +62,7 @@ fn deployed(topic: &str, payload: &Value) -> Vec<String> {
             .filter(|(_, verdict)| verdict.is_ok())
             .map(|(app, _)| app.to_string())
             .collect(),
+        Routed::Ignored(Ignored::Unfollowed(_)) => Vec::new(),
         other => panic!("{other:?}"),
     }
 }
@@ -118,6 +119,37 @@ fn the_default_branch_is_read_from_the_payload() {
     assert_eq!(verdicts[0].1, Err(RefMismatch::NoDefaultBranch));
     push["repository"]["master_branch"] = json!("trunk");
     assert_eq!(deployed(topic, &push), ["web"]);
+}
+
+/// GitHub's order is ref, repository, commits; other publishers have others.
+#[test]
+fn a_body_is_read_no_further_than_its_ref_is_of_interest() {
+    let read = |topic: &str, body: &str| match router().route(topic, Headers::default(), body.as_bytes(), NOW)
+    {
+        Routed::Ignored(Ignored::Unfollowed(git_ref)) => format!("unfollowed {git_ref}"),
+        Routed::Rejected(why) => why.kind().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let listed = "github/2lemetry/InstanceAPI";
+    let unfollowed = "unfollowed refs/heads/feature";
+    assert_eq!(read(listed, r#"{"ref": "refs/heads/feature", and no JSON at all"#), unfollowed);
+    assert_eq!(read(listed, r#"{"x": [1], "ref": "refs/heads/feature", and no JSON"#), unfollowed);
+    assert_eq!(read(listed, r#"{"ref": "refs/heads/main", and no JSON"#), "undecodable");
+    assert_eq!(read(listed, r#"{"ref": "no ref at all", and no JSON"#), "undecodable");
+    assert_eq!(read(listed, r#"{"ref": "refs/heads/feature" and no JSON"#), unfollowed);
+    // Which branch is the default branch must be known first.
+    let followed = "github/2lemetry/Web";
+    assert_eq!(read(followed, r#"{"ref": "refs/heads/feature", and no JSON"#), "undecodable");
+    let repository = r#""repository": {"default_branch": "main"}"#;
+    assert_eq!(read(followed, &format!(r#"{{"ref": "refs/heads/feature", {repository}, x"#)), unfollowed);
+    assert_eq!(read(followed, &format!(r#"{{{repository}, "ref": "refs/heads/feature", x"#)), unfollowed);
+    assert_eq!(read(followed, &format!(r#"{{"ref": "refs/heads/main", {repository}, x"#)), "undecodable");
+    let nameless = r#"{"ref": "refs/heads/main", "repository": {}, x"#;
+    assert_eq!(read(followed, nameless), "undecodable", "who does not name it is told so");
+    // Whose signature is asked for is not looked at before.
+    let trust = Trust { secrets: Some(Secrets::parse(b"sesame").unwrap()), ..Trust::default() };
+    let routed = trusting(trust).route(listed, Headers::default(), br#"{"ref": "refs/heads/feature", "#, NOW);
+    assert!(matches!(routed, Routed::Rejected(Rejected::Untrusted(_))), "{routed:?}");
 }
 
 #[test]

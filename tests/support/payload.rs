@@ -50,6 +50,12 @@ impl Push {
         Self { git_ref: format!("refs/heads/{branch}"), ..self }
     }
 
+    /// That removed its branch.
+    #[must_use]
+    pub fn deletion(self) -> Self {
+        Self { deleted: true, ..self }
+    }
+
     /// Of a tag.
     #[must_use]
     pub fn tag(self, tag: &str) -> Self {
@@ -193,20 +199,31 @@ impl Push {
 
     /// [`Push::json`] as the bytes that GitHub would send.
     pub fn bytes(&self) -> Vec<u8> {
-        self.json().to_string().into_bytes()
+        in_order(&self.json())
     }
 
     /// [`Push::json`], made as large as this by what nobody reads.
     pub fn bytes_of(&self, size: usize) -> Vec<u8> {
         let json = self.json();
         let padding = size.saturating_sub(json.to_string().len() + r#","padding":"""#.len());
-        merged(json, json!({"padding": "x".repeat(padding)})).to_string().into_bytes()
+        in_order(&merged(json, json!({"padding": "x".repeat(padding)})))
     }
 
     /// The topic it is published on.
     pub fn topic(&self) -> String {
         format!("github/{}", self.repo)
     }
+}
+
+/// GitHub begins with these, whatever comes then.
+fn in_order(json: &Value) -> Vec<u8> {
+    const FIRST: [&str; 4] = ["ref", "before", "after", "repository"];
+    let fields = json.as_object().unwrap();
+    let first = FIRST.iter().map(|name| (*name, &fields[*name]));
+    let rest = fields.iter().map(|(name, value)| (name.as_str(), value));
+    let rest = rest.filter(|(name, _)| !FIRST.contains(name));
+    let fields: Vec<String> = first.chain(rest).map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", fields.join(",")).into_bytes()
 }
 
 fn user(login: &str) -> Value {
