@@ -164,16 +164,32 @@ impl Router {
         repo.and_then(|repo| self.repositories.get(&repo.to_ascii_lowercase())).map_or(&[], Vec::as_slice)
     }
 
-    /// Decides what a message means here.
+    /// Decides what a message means here. Its payload is read no further than it takes to see that no app follows its ref.
     pub fn route(&self, topic: &str, headers: Headers, payload: &[u8], now: SystemTime) -> Routed {
         let apps = self.apps_of(topic);
-        let Some(first) = apps.first() else {
-            return Routed::Unmanaged;
-        };
         let wanted = |git_ref: &GitRef, default_branch: Option<&str>| {
             apps.iter().any(|app| app.refs.may_allow(git_ref, default_branch))
         };
-        let push = match self.read(headers, payload, &wanted) {
+        self.decide(apps, headers, payload, now, &wanted)
+    }
+
+    /// The same for who wants to know all of it: whether it is a push at all, and why each app is not deployed.
+    pub fn explain(&self, topic: &str, headers: Headers, payload: &[u8], now: SystemTime) -> Routed {
+        self.decide(self.apps_of(topic), headers, payload, now, &|_, _| true)
+    }
+
+    fn decide(
+        &self,
+        apps: &[Arc<App>],
+        headers: Headers,
+        payload: &[u8],
+        now: SystemTime,
+        wanted: &Wanted,
+    ) -> Routed {
+        let Some(first) = apps.first() else {
+            return Routed::Unmanaged;
+        };
+        let push = match self.read(headers, payload, wanted) {
             Err(why) => return Routed::Rejected(why),
             Ok(Decoded::Other(other)) => return Routed::Ignored(other.into()),
             Ok(Decoded::Unwanted(git_ref)) => return Routed::Ignored(Ignored::Unfollowed(git_ref)),

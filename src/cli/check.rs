@@ -185,7 +185,7 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
     }
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let routed = match Headers::from_pairs(pairs) {
-        Ok(headers) => router.route(topic, headers, &payload, SystemTime::now()),
+        Ok(headers) => router.explain(topic, headers, &payload, SystemTime::now()),
         Err(error) => error.into(),
     };
     output::print(|out| print_routed(out, routed))
