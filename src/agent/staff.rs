@@ -212,6 +212,19 @@ mod tests {
         loader.load(Duration::ZERO).await.unwrap().settings
     }
 
+    async fn context_of(settings: &Settings) -> Arc<Context> {
+        let tools = Tools::of(&settings.service_manager, &DetectionRoot::default()).await.unwrap();
+        let shared = Shared {
+            turns: Arc::new(Turns::new(1)),
+            gate: Gate::new(),
+            refusals: Arc::default(),
+            notices: Arc::default(),
+        };
+        let context = Arc::new(context(settings, tools, shared));
+        context.store.create().unwrap();
+        context
+    }
+
     fn revision() -> Revision {
         Revision {
             repo: "o/r".parse().unwrap(),
@@ -247,15 +260,7 @@ mod tests {
     /// By the real clock: one that is paused goes on only once no blocking call runs, and one hangs here.
     async fn ends_beside_a_write_that_hangs(directory: &Path) {
         let settings = settings(directory).await;
-        let tools = Tools::of(&settings.service_manager, &DetectionRoot::default()).await.unwrap();
-        let shared = Shared {
-            turns: Arc::new(Turns::new(1)),
-            gate: Gate::new(),
-            refusals: Arc::default(),
-            notices: Arc::default(),
-        };
-        let context = Arc::new(context(&settings, tools, shared));
-        context.store.create().unwrap();
+        let context = context_of(&settings).await;
         let hanging = Hanging(directory.join("apps/api.json.new"));
         mkfifo(&hanging.0, Mode::S_IRWXU).unwrap();
         let shutdown = CancellationToken::new();
@@ -274,5 +279,36 @@ mod tests {
         timeout(Duration::from_secs(60), staff.end(&context.notices, rest)).await.unwrap();
         assert!(begun.elapsed() >= rest, "nothing hung");
         drop(hanging);
+    }
+
+    #[tokio::test]
+    async fn an_app_gets_its_worker_with_its_first_push_as_it_is_configured_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path()).await;
+        let context = context_of(&settings).await;
+        let mut staff = Staff::new(CancellationToken::new());
+        let app = &settings.apps[0];
+        staff.assign(&settings.apps, Vec::new(), &context);
+        let other = Arc::new(App { retries: 7, ..(**app).clone() });
+        staff.assign(std::slice::from_ref(&other), Vec::new(), &context);
+        assert_eq!(staff.workers().count(), 0, "nothing has come for it");
+        assert!(staff.worker(&"web".parse().unwrap(), &context).is_none(), "there is no such app");
+        assert!(Arc::ptr_eq(&staff.worker(&app.name, &context).unwrap().app(), &other));
+        staff.worker(&app.name, &context);
+        assert_eq!(staff.workers().count(), 1, "one is enough");
+        staff.assign(&[], Vec::new(), &context);
+        assert!(staff.worker(&app.name, &context).is_none(), "it is gone");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_agent_left_has_a_worker_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path()).await;
+        let context = context_of(&settings).await;
+        let mut staff = Staff::new(CancellationToken::new());
+        let mut record = Record::new(&settings.apps[0]);
+        record.admit(&revision(), false, std::time::SystemTime::now());
+        staff.assign(&settings.apps, vec![record], &context);
+        assert_eq!(staff.workers().count(), 1);
     }
 }
