@@ -114,7 +114,7 @@ impl Store {
 
     /// Replaces an app's record.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(record)?;
+        let mut text = serde_json::to_vec(record)?;
         text.push(b'\n');
         replace(&self.file(&record.app), &text)
     }
@@ -354,7 +354,7 @@ mod tests {
         new.superseded = 7;
         let path = store.file(&old.app);
         let temporary = with_ending(&path, "new");
-        let [old_text, content] = [&old, &new].map(|record| serde_json::to_vec_pretty(record).unwrap());
+        let [old_text, content] = [&old, &new].map(|record| serde_json::to_vec(record).unwrap());
         let operations = replacement(&path, &temporary, &content);
         let mut seen = [false; 2];
         for count in 0..=operations.len() {
