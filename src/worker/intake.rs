@@ -46,15 +46,18 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
             }
             continue;
         };
-        for (offer, admission) in offers.into_iter().zip(admissions) {
+        for (offer, admission) in offers.iter().zip(admissions) {
             report::admitted(app, &offer.revision, admission, &context.refusals);
-            offer.receipt.recorded();
         }
+        // Before the acknowledgement, which can wait for as long as it takes to begin.
         if let (Some(turn), Some(progress)) = (turn, progress) {
             report::began(app, &progress);
             shared.begun.hand_over(Attempt { setup, progress, _turn: turn });
         } else {
             shared.changed.notify_one();
+        }
+        for offer in offers {
+            offer.receipt.recorded();
         }
     }
 }
