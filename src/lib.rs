@@ -44,6 +44,7 @@ pub mod refusals;
 pub mod router;
 pub mod service;
 pub mod signature;
+mod slack;
 pub mod state_dir;
 pub mod supervisor;
 mod tail;

@@ -1,12 +1,14 @@
 //! What systemd is told about the agent, by sd_notify(3). Without systemd, nothing happens.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Sleep, interval, sleep};
 use tracing::debug;
+
+use crate::slack;
 
 /// For how long systemd is asked to be patient, again and again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,11 +35,7 @@ impl Supervisor {
     /// How often to say that the main loop is alive: half the limit, as sd_watchdog_enabled(3) advises.
     pub fn heartbeat(&self) -> Heartbeat {
         let pause = self.watchdog.map(|limit| limit / 2).filter(|pause| !pause.is_zero());
-        Heartbeat(pause.map(|pause| {
-            let mut clock = interval(pause);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            clock
-        }))
+        Heartbeat(pause.map(|pause| (pause, Box::pin(sleep(Duration::ZERO)))))
     }
 
     /// The start is complete, or the reload is.
@@ -99,16 +97,39 @@ impl Supervisor {
 
 /// The watchdog's clock; silent where there is none.
 #[derive(Debug)]
-pub struct Heartbeat(Option<Interval>);
+pub struct Heartbeat(Option<(Duration, Pin<Box<Sleep>>)>);
 
 impl Heartbeat {
     /// Waits until it is time to say that the main loop is alive.
     pub async fn beat(&mut self) {
         match &mut self.0 {
-            Some(clock) => {
-                clock.tick().await;
+            Some((pause, next)) => {
+                next.as_mut().await;
+                next.as_mut().reset(slack::deadline(*pause));
             }
             None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_at_once_and_then_with_other_long_timers() {
+        let limit = Duration::from_secs(60);
+        let mut heartbeat = Supervisor { told: false, watchdog: Some(limit) }.heartbeat();
+        let start = Instant::now();
+        heartbeat.beat().await;
+        assert_eq!(start, Instant::now());
+        for _ in 0..3 {
+            let shared = slack::deadline(limit / 2);
+            heartbeat.beat().await;
+            let late = Instant::now() - shared;
+            assert!(late < Duration::from_millis(1), "{late:?}");
         }
     }
 }

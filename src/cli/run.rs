@@ -18,6 +18,7 @@ use crate::journal::{Record, Store};
 use crate::outcome::Outcome;
 use crate::recovery;
 use crate::service::DetectionRoot;
+use crate::slack;
 use crate::state_dir::{self, StateDir};
 use crate::supervisor::Supervisor;
 use crate::tools::Tools;
@@ -31,6 +32,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
     log.start();
+    slack::begin();
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
