@@ -1,14 +1,15 @@
 //! From the inbox into the record; and, where nothing stands in the way, with the same write into a deploy.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::journal::Record;
+use crate::journal::{Admission, InProgress, Record};
 
+use super::ledger::NotRecorded;
 use super::machine::Next;
+use super::rest::Claim;
 use super::turns::Turn;
 use super::{Attempt, Offer, Setup, Shared, report};
 
@@ -17,25 +18,16 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
     shared.ready.cancelled().await;
     while let Some(offers) = shared.inbox.take() {
         let setup = shared.setup();
-        let (app, context) = (&setup.app, &setup.context);
-        let now = SystemTime::now();
-        let turn = turn_at_once(&shared, &setup);
-        let admit = |record: &mut Record| {
-            let admit = |offer: &Offer| record.admit(&offer.revision, offer.retained, now);
-            let admissions: Vec<_> = offers.iter().map(admit).collect();
-            let begins = turn.is_some() && record.fits(app);
-            (admissions, begins.then(|| setup.begin(record)).flatten())
-        };
-        let recorded = shared
-            .ledger
-            .change_unless(&shared.retired, admit, |machine, record, (admissions, progress)| {
-                if progress.is_some() {
-                    return (admissions, machine.began(record, progress));
-                }
-                machine.pushed(record, context.stagger, Instant::now());
-                (admissions, None)
-            })
-            .await;
+        let mut chance = chance(&shared, &setup);
+        let mut recorded = Err(NotRecorded);
+        if chance.is_some() {
+            recorded = record_and_begin(&shared, &setup, &offers).await;
+        }
+        if recorded.is_err() {
+            // Whoever waits for a disk that refuses must not hold a turn meanwhile.
+            chance = None;
+            recorded = record(&shared, &setup, &offers).await.map(|admissions| (admissions, None));
+        }
         let Ok((admissions, progress)) = recorded else {
             // The agent ends, and the broker sends them again to the next one. Or the app was removed: nobody wants them.
             if !shared.retired.is_cancelled() {
@@ -47,85 +39,122 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
             continue;
         };
         for (offer, admission) in offers.iter().zip(admissions) {
-            report::admitted(app, &offer.revision, admission, &context.refusals);
+            report::admitted(&setup.app, &offer.revision, admission, &setup.context.refusals);
         }
         // Before the acknowledgement, which can wait for as long as it takes to begin.
-        if let (Some(turn), Some(progress)) = (turn, progress) {
-            report::began(app, &progress);
-            shared.begun.hand_over(Attempt { setup, progress, _turn: turn });
-        } else {
-            shared.changed.notify_one();
+        if let (Some((claim, turn)), Some(progress)) = (chance, progress) {
+            report::began(&setup.app, &progress);
+            claim.begun(Attempt { setup, progress, _turn: turn });
         }
+        shared.changed.notify_one();
         for offer in offers {
             offer.receipt.recorded();
         }
     }
 }
 
-/// The app's turn, if it is at rest and may deploy this moment. Who holds it is the only one to begin anything.
-fn turn_at_once(shared: &Shared, setup: &Setup) -> Option<Turn> {
+/// The right to deploy what comes this moment: the worker rests, nothing is to be waited for, and it is the app's turn.
+fn chance<'s>(shared: &'s Shared, setup: &Setup) -> Option<(Claim<'s>, Turn)> {
     let Setup { app, context } = setup;
-    let at_rest = shared.ledger.machine().next(Instant::now()) == Next::Rest;
-    let ending = shared.retired.is_cancelled() || shared.shutdown.is_cancelled();
-    let at_once = at_rest && !ending && context.stagger.is_zero() && context.gate.is_open();
-    at_once.then(|| context.turns.try_take(app)).flatten()
-}
-
-/// An attempt on its way to the worker, whose it is to carry out.
-#[derive(Default)]
-pub(super) struct Begun {
-    attempt: Mutex<Option<Attempt>>,
-    handed_over: Notify,
-}
-
-impl Begun {
-    /// There is never a second one: it would need the turn that the first holds.
-    fn hand_over(&self, attempt: Attempt) {
-        *self.attempt.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempt);
-        self.handed_over.notify_one();
+    let at_once = context.stagger.is_zero() && context.gate.is_open();
+    if !at_once || shared.is_ending() || shared.ledger.machine().next(Instant::now()) != Next::Rest {
+        return None;
     }
+    Some((shared.rest.claim()?, context.turns.try_take(app)?))
+}
 
-    pub(super) async fn wait(&self) -> Attempt {
-        loop {
-            let attempt = self.attempt.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match attempt {
-                Some(attempt) => return attempt,
-                None => self.handed_over.notified().await,
-            }
+/// With one write, the pushes and the attempt to deploy what they want.
+async fn record_and_begin(
+    shared: &Shared,
+    setup: &Setup,
+    offers: &[Offer],
+) -> Result<(Vec<Admission>, Option<InProgress>), NotRecorded> {
+    let change = |record: &mut Record| {
+        let admissions = admit(record, offers);
+        let progress = record.fits(&setup.app).then(|| setup.begin(record)).flatten();
+        (admissions, progress)
+    };
+    let stagger = setup.context.stagger;
+    let take_over = shared.ledger.change_at_once(change, |machine, record, (admissions, progress)| {
+        if progress.is_some() {
+            return (admissions, machine.began(record, progress));
         }
-    }
+        machine.pushed(record, stagger, Instant::now());
+        (admissions, None)
+    });
+    take_over.await
+}
+
+async fn record(shared: &Shared, setup: &Setup, offers: &[Offer]) -> Result<Vec<Admission>, NotRecorded> {
+    let stagger = setup.context.stagger;
+    let recorded = shared.ledger.change(
+        |record| admit(record, offers),
+        |machine, record, admissions| {
+            machine.pushed(record, stagger, Instant::now());
+            admissions
+        },
+    );
+    recorded.await
+}
+
+fn admit(record: &mut Record, offers: &[Offer]) -> Vec<Admission> {
+    let now = SystemTime::now();
+    offers.iter().map(|offer| record.admit(&offer.revision, offer.retained, now)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
     use std::time::Duration;
 
-    use crate::journal::Record;
-    use crate::mqtt::Ack;
+    use tokio::task::yield_now;
+    use tokio::time::{sleep, timeout};
 
-    use super::super::tests::{Bench, Fake, app, revision};
-    use super::super::{Gate, Receipt};
+    use crate::config::App;
+    use crate::mqtt::Ack;
+    use crate::refs::{Branches, RefRules};
+
+    use super::super::tests::{Bench, Fake, app, push, revision, shell};
+    use super::super::{Departure, Gate, Receipt, Worker};
     use super::*;
 
     /// What is on disk of a push once it is acknowledged, and the worker's share in it.
-    async fn taken_in(bench: &Bench) -> (Record, Arc<Shared>) {
-        let app = Arc::new(app(&["api"]));
+    async fn taken_in(bench: &Bench, app: App) -> (Record, Arc<Shared>) {
+        let app = Arc::new(app);
         let setup = Setup { app: app.clone(), context: Arc::new(bench.context.clone()) };
         let shared = Arc::new(Shared::new(setup, Record::new(&app), bench.shutdown.clone()));
         shared.ready.cancel();
+        shared.rest.begin();
         let receipt = Receipt::new(Ack::none(), 1);
         shared.inbox.put(Offer { revision: revision('a'), retained: false, receipt });
         take_in(shared.clone()).await;
-        let (mut records, _) = bench.context.store.read_all().unwrap();
-        (records.remove(0), shared)
+        (on_disk(bench), shared)
+    }
+
+    fn on_disk(bench: &Bench) -> Record {
+        bench.context.store.read_all().unwrap().0.remove(0)
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        let looking = async {
+            while !what() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), looking).await.expect("it never comes about");
+    }
+
+    fn quick(services: &[&str]) -> App {
+        App { settle: Duration::ZERO, ..app(services) }
     }
 
     #[tokio::test]
     async fn at_rest_the_attempt_is_on_record_with_its_push() {
         let bench = Bench::new(Fake::default());
-        let (record, shared) = taken_in(&bench).await;
+        let (record, shared) = taken_in(&bench, app(&["api"])).await;
         assert_eq!(record.pending(), Some(&revision('a')));
-        let attempt = shared.begun.wait().await;
+        let attempt = shared.rest.end().await.unwrap();
         assert_eq!(record.attempt.map(|attempt| attempt.mark), Some(attempt.progress.mark));
         assert_eq!(shared.ledger.machine().next(Instant::now()), Next::Rest, "it deploys");
         assert!(bench.context.turns.try_take(&attempt.setup.app).is_none(), "it is its turn");
@@ -141,10 +170,90 @@ mod tests {
         in_queue.context.gate = Gate::new();
         let ending = Bench::new(Fake::default());
         ending.shutdown.cancel();
-        for bench in [in_turn, staggered, in_queue, ending] {
-            let (record, shared) = taken_in(&bench).await;
+        let refs = RefRules { branches: Branches::Listed(Vec::new()), tags: Vec::new() };
+        let unwanted = App { refs, ..app(&["api"]) };
+        for (bench, app) in [
+            (in_turn, app(&["api"])),
+            (staggered, app(&["api"])),
+            (in_queue, app(&["api"])),
+            (ending, app(&["api"])),
+            (Bench::new(Fake::default()), unwanted),
+        ] {
+            let (record, shared) = taken_in(&bench, app).await;
             assert_eq!((record.pending(), &record.attempt), (Some(&revision('a')), &None));
             assert_ne!(shared.ledger.machine().next(Instant::now()), Next::Rest, "it is due");
+            assert!(shared.rest.claim().is_some(), "whoever comes next may begin it");
         }
+    }
+
+    /// An app whose outcomes are told by a command, which waits for the second file once it has made the first.
+    fn told_slowly(bench: &mut Bench) -> [PathBuf; 2] {
+        let files = ["told", "go"].map(|name| bench.context.state_dir.join(name));
+        let line = format!(
+            "touch {}; while ! test -e {}; do sleep 0.02; done",
+            files[0].display(),
+            files[1].display()
+        );
+        bench.context.on_outcome = Some(shell(&line));
+        files
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_while_an_outcome_is_told() {
+        let mut bench = Bench::new(Fake::default());
+        let [told, go] = told_slowly(&mut bench);
+        let mut worker = bench.worker(quick(&["api"]));
+        push(&worker, 'a');
+        until(|| told.exists()).await;
+        for digit in ['b', 'c'] {
+            push(&worker, digit);
+            until(|| on_disk(&bench).pending() == Some(&revision(digit))).await;
+            assert_eq!(on_disk(&bench).attempt, None);
+        }
+        fs::write(go, "").unwrap();
+        bench.fake.until_called("start api c").await;
+        assert_eq!(bench.fake.calls(), ["stop api", "start api a", "stop api", "start api c"]);
+        bench.shutdown.cancel();
+        worker.ended().await;
+    }
+
+    /// Reloads at each moment of the way of a push into its record.
+    #[tokio::test]
+    async fn who_replaces_an_app_that_has_just_begun_gets_its_turn() {
+        for moment in 0..40 {
+            let bench = Bench::new(Fake::default());
+            let last = bench.worker(quick(&["api"]));
+            yield_now().await;
+            push(&last, 'a');
+            for _ in 0..moment {
+                yield_now().await;
+            }
+            last.retire(Departure::Replaced);
+            let (app, context) = (Arc::new(quick(&["api"])), Arc::new(bench.context.clone()));
+            let record = Record::new(&app);
+            let mut next = Worker::spawn(app, record, context, bench.shutdown.clone(), Some(last));
+            push(&next, 'c');
+            until(|| bench.fake.calls().iter().any(|call| call == "start api c")).await;
+            bench.shutdown.cancel();
+            next.ended().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_disk_has_refused_is_deployed_as_it_is_configured_then() {
+        let bench = Bench::new(Fake::default());
+        let mut worker = bench.worker(quick(&["old"]));
+        let refusal = bench.context.state_dir.join("apps/api.json.new");
+        fs::create_dir(&refusal).unwrap();
+        yield_now().await;
+        push(&worker, 'a');
+        until(|| worker.is_stuck()).await;
+        assert!(bench.context.turns.try_take(&app(&["old"])).is_some(), "others may deploy meanwhile");
+        worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
+        fs::remove_dir(&refusal).unwrap();
+        bench.fake.until_called("start new a").await;
+        assert_eq!(bench.fake.calls(), ["stop new", "start new a"]);
+        bench.shutdown.cancel();
+        worker.ended().await;
     }
 }

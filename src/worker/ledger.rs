@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +18,11 @@ use super::departure::Departure;
 use super::machine::Machine;
 
 /// Between two tries to write to a disk that refuses.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Between two complaints about it.
 const COMPLAINT: Duration = Duration::from_secs(60);
 
-/// The agent is to end, and the change could not be written.
+/// The change could not be written, and is not tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotRecorded;
 
@@ -30,13 +30,13 @@ pub(super) struct Ledger {
     store: Store,
     machine: Mutex<Machine>,
     /// Held while a change is written: the next one builds on it.
-    writing: AsyncMutex<()>,
+    writing: Arc<AsyncMutex<()>>,
     /// Nothing is written any more: the agent is ending, or the record is another worker's now.
     closed: CancellationToken,
     /// The file has been set aside.
     retired: AtomicBool,
-    /// The disk refuses a change.
-    stuck: AtomicBool,
+    /// When it was said last that the disk refuses; `None`: it does not.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl Ledger {
@@ -45,10 +45,10 @@ impl Ledger {
         Self {
             store,
             machine,
-            writing: AsyncMutex::new(()),
+            writing: Arc::default(),
             closed: shutdown.child_token(),
             retired: AtomicBool::new(false),
-            stuck: AtomicBool::new(false),
+            complained: Mutex::default(),
         }
     }
 
@@ -56,37 +56,48 @@ impl Ledger {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A change waits for a disk that takes no writes.
+    /// The disk took no write the last time.
     pub(super) fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Relaxed)
+        self.complained().is_some()
     }
 
-    /// Makes a change, and once it is on disk has the machine take it over.
+    fn complained(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.complained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change, and once it is on disk, however long that takes, has the machine take it over.
     pub(super) async fn change<T, U>(
         &self,
         change: impl FnOnce(&mut Record) -> T,
         take_over: impl FnOnce(&mut Machine, Record, T) -> U,
     ) -> Result<U, NotRecorded> {
-        self.change_unless(&self.closed, change, take_over).await
+        self.make(change, take_over, Tries::Endless).await
     }
 
-    /// The same, but a disk that refuses it is not waited for any more once it is `moot`.
-    pub(super) async fn change_unless<T, U>(
+    /// The same, but it is off if the disk refuses it: for what may no longer be right when the disk takes it.
+    pub(super) async fn change_at_once<T, U>(
         &self,
-        moot: &CancellationToken,
         change: impl FnOnce(&mut Record) -> T,
         take_over: impl FnOnce(&mut Machine, Record, T) -> U,
     ) -> Result<U, NotRecorded> {
-        let _writing = self.writing.lock().await;
+        self.make(change, take_over, Tries::One).await
+    }
+
+    async fn make<T, U>(
+        &self,
+        change: impl FnOnce(&mut Record) -> T,
+        take_over: impl FnOnce(&mut Machine, Record, T) -> U,
+        tries: Tries,
+    ) -> Result<U, NotRecorded> {
+        let writing = self.writing.clone().lock_owned().await;
         if self.retired.load(Ordering::Relaxed) {
             return Err(NotRecorded);
         }
         let mut record = self.machine().record().clone();
         let value = change(&mut record);
         let differs = record != *self.machine().record();
-        if differs {
-            record = self.write(record, moot).await?;
-        }
+        let (record, _writing) =
+            if differs { self.write(record, writing, tries).await? } else { (record, writing) };
         Ok(take_over(&mut self.machine(), record, value))
     }
 
@@ -101,44 +112,76 @@ impl Ledger {
             .unwrap_or_else(|panic| Err(panic.into()))
     }
 
-    /// Tries until the disk takes it, and gives it back.
-    async fn write(&self, record: Record, moot: &CancellationToken) -> Result<Record, NotRecorded> {
+    /// Gives the record back once the disk has taken it.
+    async fn write(
+        &self,
+        record: Record,
+        mut writing: OwnedMutexGuard<()>,
+        tries: Tries,
+    ) -> Result<(Record, OwnedMutexGuard<()>), NotRecorded> {
         let record = Arc::new(record);
-        let mut complained: Option<Instant> = None;
         loop {
-            let Err(problem) = self.try_write(record.clone()).await else {
-                if complained.is_some() {
-                    self.stuck.store(false, Ordering::Relaxed);
+            let written;
+            (written, writing) = self.try_write(record.clone(), writing).await;
+            let Err(problem) = written else {
+                if self.complained().take().is_some() {
                     info!(app = %record.app, "the journal can be written again");
                 }
-                return Ok(Arc::unwrap_or_clone(record));
+                return Ok((Arc::unwrap_or_clone(record), writing));
             };
-            if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
-                complained = Some(Instant::now());
-                self.stuck.store(true, Ordering::Relaxed);
-                error!(
-                    app = %record.app,
-                    file = %self.store.file(&record.app).display(),
-                    error = %problem,
-                    "cannot write the journal: its pushes stay unacknowledged until the disk takes it"
-                );
+            self.complain(&record, &problem);
+            if tries == Tries::One {
+                return Err(NotRecorded);
             }
             tokio::select! {
                 () = sleep(RETRY) => {}
                 () = self.closed.cancelled() => return Err(NotRecorded),
-                () = moot.cancelled() => return Err(NotRecorded),
             }
         }
     }
 
-    async fn try_write(&self, record: Arc<Record>) -> io::Result<()> {
-        let store = self.store.clone();
-        spawn_blocking(move || store.write(&record)).await.unwrap_or_else(|panic| Err(panic.into()))
+    fn complain(&self, record: &Record, problem: &io::Error) {
+        let mut complained = self.complained();
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+            *complained = Some(Instant::now());
+            error!(
+                app = %record.app,
+                file = %self.store.file(&record.app).display(),
+                error = %problem,
+                "cannot write the journal: its pushes stay unacknowledged until the disk takes it"
+            );
+        }
     }
+
+    /// The lock goes with the write: if nobody waits for it any more, the next one still does.
+    async fn try_write(
+        &self,
+        record: Arc<Record>,
+        writing: OwnedMutexGuard<()>,
+    ) -> (io::Result<()>, OwnedMutexGuard<()>) {
+        let store = self.store.clone();
+        match spawn_blocking(move || (store.write(&record), writing)).await {
+            Ok(written) => written,
+            Err(panic) => (Err(panic.into()), self.writing.clone().lock_owned().await),
+        }
+    }
+}
+
+/// How often a write is tried that the disk refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tries {
+    One,
+    Endless,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::pin::pin;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     #[tokio::test]
@@ -159,18 +202,50 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_moot_is_not_waited_for() {
+    async fn what_must_be_written_at_once_is_not_tried_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, moot) = (Store::new(dir.path()), CancellationToken::new());
-        let ledger = Ledger::new(store, Record::for_test("api", "o/r"), &CancellationToken::new());
+        let store = Store::new(&dir.path().join("missing"));
+        let ledger = Ledger::new(store.clone(), Record::for_test("api", "o/r"), &CancellationToken::new());
         let count = |record: &mut Record| record.superseded += 1;
-        let refused = async {
-            while !ledger.is_stuck() {
-                sleep(RETRY).await;
-            }
-            moot.cancel();
-        };
-        let (changed, ()) = tokio::join!(ledger.change_unless(&moot, count, Machine::noted), refused);
-        assert_eq!((changed, ledger.machine().record().superseded), (Err(NotRecorded), 0));
+        assert_eq!(ledger.change_at_once(count, Machine::noted).await, Err(NotRecorded));
+        assert_eq!((ledger.is_stuck(), ledger.machine().record().superseded), (true, 0));
+        store.create().unwrap();
+        assert_eq!(ledger.change_at_once(count, Machine::noted).await, Ok(()));
+        assert_eq!((ledger.is_stuck(), ledger.machine().record().superseded), (false, 1));
+    }
+
+    /// By the real clock: one that is paused goes on only once no blocking call runs.
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_any_more_still_comes_before_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        store.create().unwrap();
+        let record = Record::for_test("api", "o/r");
+        let (file, hanging) = (store.file(&record.app), store.file(&record.app).with_extension("json.new"));
+        mkfifo(&hanging, Mode::S_IRWXU).unwrap();
+        let ledger = Ledger::new(store, record, &CancellationToken::new());
+        let count = |record: &mut Record| record.superseded += 1;
+        {
+            let mut given_up = pin!(ledger.change(count, Machine::noted));
+            // As far as the fifo, at which the write waits for a reader.
+            assert!(poll_once(&mut given_up).await.is_none());
+        }
+        let mut aside = pin!(ledger.set_aside(Departure::Removed));
+        assert!(poll_once(&mut aside).await.is_none(), "it waits for the write");
+        let hung = hanging.with_extension("hung");
+        std::fs::rename(&hanging, &hung).unwrap();
+        std::fs::write(&hanging, "").unwrap();
+        // Not closed again: the write waits for a reader.
+        std::mem::forget(File::options().read(true).write(true).open(&hung).unwrap());
+        let aside = aside.await.unwrap();
+        assert!(aside.exists() && !file.exists(), "the record of a removed app is back");
+    }
+
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = std::future::ready(()) => None,
+        }
     }
 }

@@ -10,6 +10,7 @@ mod ledger;
 mod machine;
 mod overdue;
 mod report;
+mod rest;
 mod turns;
 
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
@@ -36,10 +37,10 @@ pub use turns::Turns;
 pub(crate) use departure::Departure;
 use inbox::Inbox;
 pub(crate) use inbox::Receipt;
-use intake::Begun;
-use ledger::Ledger;
+use ledger::{Ledger, RETRY};
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
+use rest::Rest;
 
 /// What all workers share. A reload makes a new one.
 #[derive(Clone)]
@@ -115,8 +116,8 @@ struct Shared {
     inbox: Inbox,
     /// A push was recorded, or another configuration came.
     changed: Notify,
-    /// What was begun with the record of its push.
-    begun: Begun,
+    /// Of the worker, while it waits for a push.
+    rest: Rest,
     /// The record is this worker's alone.
     ready: CancellationToken,
     /// The app is no longer in the configuration: a running deploy ends in peace, nothing new begins.
@@ -212,7 +213,7 @@ impl Shared {
             setup: Mutex::new(setup),
             inbox: Inbox::default(),
             changed: Notify::new(),
-            begun: Begun::default(),
+            rest: Rest::default(),
             ready: CancellationToken::new(),
             retired: CancellationToken::new(),
             departure: OnceLock::new(),
@@ -222,6 +223,10 @@ impl Shared {
 
     fn setup(&self) -> Setup {
         lock(&self.setup).clone()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.retired.is_cancelled() || self.shutdown.is_cancelled()
     }
 
     async fn ending(&self) {
@@ -260,24 +265,19 @@ async fn set_aside(shared: &Shared, departure: Departure) {
 /// What it does now and then is boxed: at rest, which is nearly always, a worker then takes a tenth of the memory.
 async fn work(shared: &Shared) {
     Box::pin(fit(shared)).await;
-    loop {
+    while !shared.is_ending() {
         let next = shared.ledger.machine().next(Instant::now());
-        let step = async {
-            match next {
-                Next::Rest => shared.changed.notified().await,
-                Next::Wait(until) => tokio::select! {
+        let attempt = match next {
+            Next::Rest => rest(shared).await,
+            Next::Wait(until) => {
+                tokio::select! {
                     () = sleep_until(until) => {}
                     () = shared.changed.notified() => {}
-                },
-                Next::Deploy => return Box::pin(begin(shared)).await,
+                    () = shared.ending() => {}
+                }
+                None
             }
-            None
-        };
-        let attempt = tokio::select! {
-            biased;
-            () = shared.ending() => return,
-            attempt = shared.begun.wait() => Some(attempt),
-            attempt = step => attempt,
+            Next::Deploy => Box::pin(begin(shared)).await,
         };
         let Some(attempt) = attempt else { continue };
         let context = attempt.setup.context.clone();
@@ -285,6 +285,16 @@ async fn work(shared: &Shared) {
             Box::pin(report::tell(&outcome, &context, &shared.shutdown)).await;
         }
     }
+}
+
+/// Waits for something to do, which may have been begun already.
+async fn rest(shared: &Shared) -> Option<Attempt> {
+    shared.rest.begin();
+    tokio::select! {
+        () = shared.changed.notified() => {}
+        () = shared.ending() => {}
+    }
+    shared.rest.end().await
 }
 
 /// Waits for the app's turn, and gives it with the configuration that is in force then.
@@ -304,12 +314,16 @@ async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
 
 /// Has the record follow the app's configuration, which may no longer want what is pending.
 async fn fit(shared: &Shared) {
-    let Setup { app, context } = shared.setup();
-    let fitted = shared.ledger.change(|record| record.fit(&app), Machine::fitted).await;
+    let setup = shared.setup();
+    let fitted = shared.ledger.change(|record| record.fit(&setup.app), Machine::fitted).await;
     if let Ok(Some(dropped)) = fitted {
-        report::dropped(&dropped.revision, &app.name, "the configuration no longer has its ref");
-        tell(dropped, context, &shared.shutdown);
+        report_unwanted(dropped, &setup, shared);
     }
+}
+
+fn report_unwanted(dropped: Outcome, setup: &Setup, shared: &Shared) {
+    report::dropped(&dropped.revision, &setup.app.name, "the configuration no longer has its ref");
+    tell(dropped, setup.context.clone(), &shared.shutdown);
 }
 
 /// Has `on_outcome` told beside other work.
@@ -329,13 +343,28 @@ struct Attempt {
 /// Waits for the app's turn, and records that what is pending is deployed now. Pushes may have come meanwhile: the
 /// newest counts.
 async fn begin(shared: &Shared) -> Option<Attempt> {
-    let (setup, turn) = turn(shared).await;
-    fit(shared).await;
-    if shared.retired.is_cancelled() || shared.shutdown.is_cancelled() {
+    let (setup, turn) = tokio::select! {
+        biased;
+        () = shared.ending() => return None,
+        turn = turn(shared) => turn,
+    };
+    let change = |record: &mut Record| (record.fit(&setup.app), setup.begin(record));
+    let begun = shared.ledger.change_at_once(change, |machine, record, (dropped, progress)| {
+        (dropped, machine.began(record, progress))
+    });
+    let Ok((dropped, progress)) = begun.await else {
+        // The turn is others' meanwhile, and the configuration may be another one then.
+        drop(turn);
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            () = shared.ending() => {}
+        }
         return None;
+    };
+    if let Some(dropped) = dropped {
+        report_unwanted(dropped, &setup, shared);
     }
-    let begin = |record: &mut Record| setup.begin(record);
-    let progress = shared.ledger.change_unless(&shared.retired, begin, Machine::began).await.ok()??;
+    let progress = progress?;
     report::began(&setup.app, &progress);
     Some(Attempt { setup, progress, _turn: turn })
 }

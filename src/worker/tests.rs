@@ -29,7 +29,7 @@ impl Fake {
         self
     }
 
-    fn calls(&self) -> Vec<String> {
+    pub(super) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
 
@@ -48,7 +48,7 @@ impl Fake {
         Ok(())
     }
 
-    async fn until_called(&self, call: &str) {
+    pub(super) async fn until_called(&self, call: &str) {
         loop {
             let changed = self.changed.notified();
             if self.calls().iter().any(|it| it == call) {
@@ -113,7 +113,7 @@ pub(super) fn app(services: &[&str]) -> App {
     }
 }
 
-fn shell(line: &str) -> CommandSpec {
+pub(super) fn shell(line: &str) -> CommandSpec {
     let argv = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
     CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) }
 }
@@ -132,7 +132,7 @@ pub(super) fn revision(digit: char) -> Revision {
 }
 
 pub(super) struct Bench {
-    fake: Arc<Fake>,
+    pub(super) fake: Arc<Fake>,
     pub(super) context: Context,
     pub(super) shutdown: CancellationToken,
     /// The last deploy forgot what is deployed, as it must before it stops anything.
@@ -182,7 +182,7 @@ impl Bench {
         outcome
     }
 
-    fn worker(&self, app: App) -> Worker {
+    pub(super) fn worker(&self, app: App) -> Worker {
         let record = Record::new(&app);
         Worker::spawn(Arc::new(app), record, Arc::new(self.context.clone()), self.shutdown.clone(), None)
     }
@@ -194,7 +194,7 @@ impl Bench {
 }
 
 /// Hands the worker a push, as the agent does.
-fn push(worker: &Worker, digit: char) {
+pub(super) fn push(worker: &Worker, digit: char) {
     let receipt = Receipt::new(crate::mqtt::Ack::none(), 1);
     worker.offer(Offer { revision: revision(digit), retained: false, receipt });
 }
