@@ -61,13 +61,13 @@ impl Group {
         fs::read_dir(format!("/proc/{}/task", self.id())).unwrap().count()
     }
 
-    /// How often its threads have left a processor, which is how often they were woken.
+    /// How often its threads have gone to sleep, which is how often they were woken; preemption counts for nothing.
     pub fn switches(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap().flatten();
         let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
         statuses
             .map(|status| {
-                let lines = status.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
+                let lines = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches:"));
                 lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
             })
             .sum()
