@@ -284,6 +284,31 @@ async fn case_a_broken_unit_file_is_told() {
     assert!(why.contains("broken.service has a bad unit file setting"), "{why}");
 }
 
+/// As a socket or a monitor would, which knows nothing of the update.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_reloading_what_others_started_in_vain_since_the_stop_is_started() {
+    const CODE: &str = "/run/updated-code";
+    let command = format!("/bin/sh -c 'test -e {CODE} && exec sleep infinity'");
+    let updated =
+        unit("updated", &format!("[Service]\nExecStart={command}\n[Install]\nWantedBy=basic.target\n"));
+    systemctl(&["enable", "updated"]);
+    fs::write(CODE, "").unwrap();
+    let (systemd, mark) = (Systemd::new(), Mark::random());
+    let trace = Trace::unnoted(&mark);
+    systemd.start(&updated, &[], &trace).await.unwrap();
+    systemd.stop(&updated, &trace).await.unwrap();
+    fs::remove_file(CODE).unwrap();
+    let start = || Command::new("systemctl").args(["start", "updated"]).status().unwrap().success();
+    for _ in 0..5 {
+        start();
+    }
+    fs::write(CODE, "").unwrap();
+    assert!(!start(), "no limit to test");
+    systemd.start(&updated, &[], &trace).await.unwrap();
+    incarnation(&updated).await;
+}
+
 /// Enabled, because systemd forgets the starts of a unit that nothing refers to.
 #[tokio::test]
 #[ignore = "runs inside the container"]
@@ -299,7 +324,6 @@ async fn case_reloading_the_start_limit_does_not_leave_the_sixth_start_down() {
         "no limit to test"
     );
     assert_eq!(status(&often).await, failed("Result=start-limit-hit"));
-    // The start limit is forgotten by the first start itself, and for the others by the stop before them.
     let (systemd, mark) = (Systemd::new(), Mark::random());
     let trace = Trace::unnoted(&mark);
     for _ in 0..7 {

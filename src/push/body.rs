@@ -89,14 +89,21 @@ impl<'de> Visitor<'de> for DocumentReader<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
         let mut document = Document::default();
+        let mut seen = 0;
         while let Some(field) = map.next_key()? {
+            let bit = 1_u16 << field as u8;
+            // Of a key that comes twice, no one knows which of the values was meant.
+            if seen & bit != 0 && field != Field::Unused {
+                return Err(de::Error::custom("a field comes twice"));
+            }
+            seen |= bit;
             match field {
-                Field::Ref => once(&mut document.git_ref, &mut map, "ref")?,
-                Field::Before => once(&mut document.before, &mut map, "before")?,
-                Field::After => once(&mut document.after, &mut map, "after")?,
-                Field::Deleted => once(&mut document.deleted, &mut map, "deleted")?,
-                Field::Repository => once(&mut document.repository, &mut map, "repository")?,
-                Field::InstanceAgent => once(&mut document.instance_agent, &mut map, "instance_agent")?,
+                Field::Ref => document.git_ref = map.next_value()?,
+                Field::Before => document.before = map.next_value()?,
+                Field::After => document.after = map.next_value()?,
+                Field::Deleted => document.deleted = map.next_value()?,
+                Field::Repository => document.repository = map.next_value()?,
+                Field::InstanceAgent => document.instance_agent = map.next_value()?,
                 Field::Headers | Field::Body | Field::BodyBase64 => {
                     document.is_envelope |= map.next_value::<Option<IgnoredAny>>()?.is_some();
                 }
@@ -111,19 +118,6 @@ impl<'de> Visitor<'de> for DocumentReader<'_> {
         }
         Ok(document)
     }
-}
-
-/// Of a key that comes twice, no one knows which of the values was meant.
-fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
-    value: &mut Option<T>,
-    map: &mut A,
-    name: &'static str,
-) -> Result<(), A::Error> {
-    if value.is_some() {
-        return Err(de::Error::duplicate_field(name));
-    }
-    *value = map.next_value()?;
-    Ok(())
 }
 
 /// A webhook's headers and its exact body.

@@ -410,3 +410,17 @@ fn an_envelope_whose_names_are_escaped_is_refused() {
     let escaped = text.replacen("headers", r"\u0068eaders", 1);
     assert_eq!(error(escaped.as_bytes()), DecodeError::Envelope);
 }
+
+#[test]
+fn a_field_that_comes_twice_is_refused_whatever_it_holds() {
+    let whole = today().to_string();
+    for field in ["ref", "before", "after", "deleted", "repository", "instance_agent", "headers", "body"] {
+        for value in ["null", "\"x\""] {
+            let twice = whole.replacen('{', &format!("{{\"{field}\": null, \"{field}\": {value}, "), 1);
+            let decoded = decode(&Headers::default(), twice.as_bytes());
+            assert!(decoded.is_err(), "{field} {value}: {decoded:?}");
+        }
+    }
+    let unused = whole.replacen('{', r#"{"x": 1, "x": 2, "#, 1);
+    assert!(matches!(decode(&Headers::default(), unused.as_bytes()), Ok(Decoded::Push(_))));
+}

@@ -14,8 +14,6 @@ pub struct Systemd {
     /// Oneshot units that a start of ours completed: systemd forgets a unit that nothing refers to as soon as it
     /// is down, and then shows it as one that never ran.
     completed: Mutex<HashSet<ServiceName>>,
-    /// Units of which a stop of ours had systemd forget how often they were started lately.
-    reset: Mutex<HashSet<ServiceName>>,
 }
 
 impl Systemd {
@@ -29,7 +27,7 @@ impl Systemd {
 
     /// Uses another `systemctl`.
     pub fn with_program(program: impl Into<String>) -> Self {
-        Self { program: program.into(), completed: Mutex::default(), reset: Mutex::default() }
+        Self { program: program.into(), completed: Mutex::default() }
     }
 
     async fn systemctl(&self, verb: &str, service: &ServiceName) -> Result<Finished, ServiceError> {
@@ -46,38 +44,26 @@ impl Systemd {
     }
 
     async fn stop_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
-        lock(&self.completed).remove(service);
-        // Beside the stop, it delays no start.
-        let (finished, reset) = tokio::join!(self.systemctl("stop", service), self.reset_failed(service));
-        if reset.is_ok() {
-            lock(&self.reset).insert(service.clone());
-        }
-        let finished = finished?;
+        self.completed().remove(service);
+        let finished = self.systemctl("stop", service).await?;
         if finished.success() { Ok(()) } else { Err(self.explain(service, finished).await) }
     }
 
     async fn start_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
-        lock(&self.completed).remove(service);
-        if !lock(&self.reset).remove(service) {
-            self.reset_failed(service).await?;
-        }
+        self.completed().remove(service);
+        // Fails for a unit that is not loaded, which has nothing to reset.
+        self.systemctl("reset-failed", service).await?;
         let finished = self.systemctl("start", service).await?;
         if !finished.success() {
             return Err(self.explain(service, finished).await);
         }
-        lock(&self.completed).insert(service.clone());
+        self.completed().insert(service.clone());
         Ok(())
-    }
-
-    /// Or the start limit of systemd (by default five in ten seconds) would leave a service down.
-    async fn reset_failed(&self, service: &ServiceName) -> Result<(), ServiceError> {
-        // Fails for a unit that is not loaded, which has nothing to reset.
-        self.systemctl("reset-failed", service).await.map(drop)
     }
 
     async fn status_of(&self, service: &ServiceName) -> Result<Status, ServiceError> {
         let unit = self.show(service).await?;
-        let completed = lock(&self.completed).contains(service);
+        let completed = self.completed().contains(service);
         unit.status(completed).ok_or_else(|| unit.into_misunderstanding(service))
     }
 
@@ -95,10 +81,10 @@ impl Systemd {
         }
         error
     }
-}
 
-fn lock(names: &Mutex<HashSet<ServiceName>>) -> MutexGuard<'_, HashSet<ServiceName>> {
-    names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn completed(&self) -> MutexGuard<'_, HashSet<ServiceName>> {
+        self.completed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Systemd {
