@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
-use serde_yaml::Spanned;
 
 use crate::command::CommandSpec;
 use crate::refs::{Branches, RefPattern, RefRules};
@@ -13,7 +12,7 @@ use crate::service::ServiceName;
 
 use super::checker::Checker;
 use super::fragment::{
-    AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
+    AppFragment, BranchFragment, CommandFragment, Field, Lined, List, Mapping, OneOrMany, Scalar,
 };
 use super::source::{Place, Placed, Source, Sources};
 use super::validate::DAY;
@@ -255,8 +254,7 @@ impl AppReader<'_> {
         let place = Place::of(&self.place.source, &field);
         match field.value {
             BranchFragment::Everywhere(branches) => {
-                let branches =
-                    Spanned { value: branches, referenced: field.referenced, defined: field.defined };
+                let branches = Lined { value: branches, line: field.line };
                 Some(Branches::Listed(self.patterns("branch", branches)))
             }
             BranchFragment::PerEnvironment(entries) => {
@@ -289,7 +287,7 @@ impl AppReader<'_> {
         }
     }
 
-    fn patterns(&mut self, field: &str, patterns: Spanned<OneOrMany>) -> Vec<RefPattern> {
+    fn patterns(&mut self, field: &str, patterns: Lined<OneOrMany>) -> Vec<RefPattern> {
         let key = self.at(field);
         let place = Place::of(&self.place.source, &patterns);
         let items = match patterns.value {

@@ -12,7 +12,30 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::Spanned;
 
 /// A field with the place where it stands.
-pub(super) type Field<T> = Option<Spanned<T>>;
+pub(super) type Field<T> = Option<Lined<T>>;
+
+/// A value and the line that it stands on. The library's `Spanned` holds 80 bytes of places beside each value, ten times
+/// what most values are.
+#[derive(Debug, Clone)]
+pub(super) struct Lined<T> {
+    pub(super) value: T,
+    /// From 1; 0: not known.
+    pub(super) line: u32,
+}
+
+impl<T> Lined<T> {
+    /// What no document says.
+    pub(super) fn nowhere(value: T) -> Self {
+        Self { value, line: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lined<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::deserialize(deserializer)?;
+        Ok(Self { value, line: u32::try_from(referenced.line()).unwrap_or(0) })
+    }
+}
 
 /// The whole document.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -113,7 +136,7 @@ pub(super) enum Scalar {
 /// A list, or the kind of what stands there instead.
 #[derive(Debug, Clone)]
 pub(super) enum List<T> {
-    Items(Vec<Spanned<T>>),
+    Items(Vec<Lined<T>>),
     Other(&'static str),
 }
 
@@ -128,7 +151,7 @@ pub(super) enum Mapping<T> {
 #[derive(Debug, Clone)]
 pub(super) enum OneOrMany {
     One(Scalar),
-    Many(Vec<Spanned<Scalar>>),
+    Many(Vec<Lined<Scalar>>),
     Other(&'static str),
 }
 
@@ -136,7 +159,7 @@ pub(super) enum OneOrMany {
 #[derive(Debug, Clone)]
 pub(super) enum BranchFragment {
     Everywhere(OneOrMany),
-    PerEnvironment(Vec<(Spanned<Scalar>, Spanned<OneOrMany>)>),
+    PerEnvironment(Vec<(Lined<Scalar>, Lined<OneOrMany>)>),
 }
 
 /// `service_manager:`, by name or as templates.

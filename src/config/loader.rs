@@ -2,6 +2,7 @@
 //! metadata service.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use crate::ec2::InstanceId;
 use crate::imds::{Imds, ImdsError, Limit, Tags};
 
 use super::error::{ConfigError, ConfigErrors};
+use super::fragment::Fragment;
 use super::source::{self, Place, Source, Sources};
 use super::user_data::{self, Form, UserData};
 use super::{Host, Loaded, Request, tags, validate};
@@ -33,7 +35,8 @@ pub struct Loader {
     watches_tags: bool,
     /// The metadata service has said what is not in force yet.
     has_news: bool,
-
+    /// A source on this host says where the state directory is.
+    names_state_dir: bool,
     /// Nobody is shown what each setting was taken from.
     unshown: bool,
 }
@@ -94,6 +97,7 @@ impl Loader {
             tags: None,
             watches_tags: false,
             has_news: false,
+            names_state_dir: false,
             unshown: false,
         })
     }
@@ -101,6 +105,11 @@ impl Loader {
     /// Leaves [`Loaded::shown`] empty: with many apps it takes more memory than the settings.
     pub fn show_nothing(&mut self) {
         self.unshown = true;
+    }
+
+    /// Where the state directory is when no source names another. `None`: one on this host does, as it was loaded last.
+    pub fn usual_state_dir(&self) -> Option<PathBuf> {
+        (!self.names_state_dir).then(super::default_state_dir)
     }
 
     /// What the program's arguments said.
@@ -121,6 +130,7 @@ impl Loader {
     /// Reads, merges and validates every source; waits for the metadata service for at most `limit`.
     pub async fn load(&mut self, limit: Duration) -> Result<Loaded, LoadError> {
         let local = source::read(&self.request)?;
+        self.names_state_dir = local.state_dir().is_some();
         let mut warnings = Vec::new();
         let trouble = self.consult(&local, limit).await?;
         warnings.extend(trouble.as_ref().map(ToString::to_string));
@@ -198,7 +208,7 @@ impl Loader {
         if let Some(Err(mistakes)) = &self.user_data {
             return Err(mistakes.clone().into());
         }
-        if !self.with_user_data(local.clone()).want_tags() {
+        if !self.want_tags(local) {
             return Ok(None);
         }
         Ok(self.fetch_tags(deadline.into()).await?)
@@ -236,7 +246,7 @@ impl Loader {
 
     /// What is known already may do.
     async fn lacks_without(&self, local: &Sources) -> Lack {
-        if self.with_user_data(local.clone()).want_tags() && self.tags.is_none() {
+        if self.want_tags(local) && self.tags.is_none() {
             return Lack::Tags;
         }
         let validated = match self.merged(local.clone(), &mut Vec::new()) {
@@ -249,11 +259,15 @@ impl Loader {
         }
     }
 
-    fn with_user_data(&self, mut sources: Sources) -> Sources {
-        if let Some(Ok(UserData::Configuration(source, fragment))) = &self.user_data {
-            sources.add_lowest(source.clone(), (**fragment).clone());
+    fn configured_by_user_data(&self) -> Option<(&Source, &Fragment)> {
+        match &self.user_data {
+            Some(Ok(UserData::Configuration(source, fragment))) => Some((source, fragment)),
+            _ => None,
         }
-        sources
+    }
+
+    fn want_tags(&self, local: &Sources) -> bool {
+        local.want_tags(self.configured_by_user_data().map(|(_, fragment)| fragment))
     }
 
     fn merged(&self, local: Sources, warnings: &mut Vec<String>) -> Result<Sources, ConfigErrors> {
@@ -264,8 +278,12 @@ impl Loader {
             }
             warnings.push(format!("user-data is not used: it is {what}"));
         }
-        let mut sources = self.with_user_data(local);
-        if let (true, Some(tags)) = (sources.want_tags(), &self.tags) {
+        let want_tags = self.want_tags(&local);
+        let mut sources = local;
+        if let Some((source, fragment)) = self.configured_by_user_data() {
+            sources.add_lowest(source.clone(), fragment.clone());
+        }
+        if let (true, Some(tags)) = (want_tags, &self.tags) {
             let tagged = tags::read(tags)?;
             warnings.extend_from_slice(&tagged.warnings);
             sources.add_tags(tagged);

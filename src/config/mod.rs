@@ -179,15 +179,8 @@ pub fn state_dir(request: &Request) -> PathBuf {
     named_state_dir(request).unwrap_or_else(|| state_dir::follow(default_state_dir()))
 }
 
-/// Where the state directory is when no source names another. `None`: one on this host does.
-pub fn usual_state_dir(request: &Request) -> Option<PathBuf> {
-    named_state_dir(request).is_none().then(default_state_dir)
-}
-
 fn named_state_dir(request: &Request) -> Option<PathBuf> {
-    let sources = source::read(request).ok();
-    let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
-    let named = named.and_then(|named| values::path(&named.value).ok());
+    let named = source::read(request).ok().and_then(|sources| sources.state_dir());
     let flag = || request.flags.state_dir.clone();
     let in_invalid_file = || {
         let text = file::value_of("state_dir", request.path())?;
