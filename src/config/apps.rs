@@ -1,6 +1,7 @@
 //! `apps:` and the commands in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::command::CommandSpec;
 use crate::refs::{Branches, RefPattern, RefRules};
 use crate::service::ServiceName;
 
-use super::checker::Checker;
+use super::checker::{Checker, Within};
 use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, Lined, List, Mapping, OneOrMany, Scalar,
 };
@@ -41,14 +42,14 @@ pub(super) fn apps(
     let mut names: HashMap<AppName, Place> = HashMap::new();
     let mut apps = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
-        let key = format!("apps[{i}]");
-        let Some((place, fragment)) = checker.mapping(&key, item) else { continue };
+        let key = AppKey(i);
+        let Some((place, fragment)) = checker.mapping(key, item) else { continue };
         let mut reader = AppReader { checker, key, place: place.clone() };
         let Some(app) = reader.app(fragment, environment, host) else { continue };
         if let Some(earlier) = names.insert(app.name.clone(), place.clone()) {
             let problem =
                 format!("{:?} is also the name of the app at {earlier}: set another", app.name.as_str());
-            checker.error(&place, format!("apps[{i}].name"), problem);
+            checker.error(&place, Within(key, "name"), problem);
         }
         apps.push(Arc::new(app));
     }
@@ -100,10 +101,20 @@ fn is_named(app: &Placed<Mapping<AppFragment>>, name: &str) -> bool {
     scalar.is_some_and(|scalar| values::name(&scalar.value).is_ok_and(|it| it == name))
 }
 
+/// The key of an app by its position in the list.
+#[derive(Clone, Copy)]
+struct AppKey(usize);
+
+impl fmt::Display for AppKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "apps[{}]", self.0)
+    }
+}
+
 /// Reads one app; `place` is where its mapping begins.
 struct AppReader<'c> {
     checker: &'c mut Checker,
-    key: String,
+    key: AppKey,
     place: Place,
 }
 
@@ -112,7 +123,7 @@ impl AppReader<'_> {
     fn app(&mut self, fragment: AppFragment, environment: Option<&str>, host: &Host) -> Option<App> {
         let repo = self.placed(fragment.repo);
         let missing = "is missing: the repository as OWNER/NAME";
-        let repo = self.checker.required(&self.at("repo"), repo, (&self.place, missing), values::parsed);
+        let repo = self.checker.required(self.at("repo"), repo, (&self.place, missing), values::parsed);
         let services = self.services(fragment.service, fragment.services, host);
         let name = self.name(fragment.name, services.first());
         let tags = if let Some(tags) = fragment.tags {
@@ -128,7 +139,7 @@ impl AppReader<'_> {
         let settle = self.duration("settle", fragment.settle, "2s", (Duration::ZERO, 10 * MINUTE));
         let retries = self.placed(fragment.retries);
         let retries =
-            self.checker.or_default(&self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
+            self.checker.or_default(self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
         let stop_timeout = self.duration("stop_timeout", fragment.stop_timeout, UNITS_OWN, (SECOND, DAY));
         let start_timeout = self.duration("start_timeout", fragment.start_timeout, UNITS_OWN, (SECOND, DAY));
         if services.is_empty() {
@@ -149,8 +160,8 @@ impl AppReader<'_> {
         })
     }
 
-    fn at(&self, field: &str) -> String {
-        format!("{}.{field}", self.key)
+    fn at<'f>(&self, field: &'f str) -> Within<'f, AppKey> {
+        Within(self.key, field)
     }
 
     fn placed<T>(&self, field: Field<T>) -> Option<Placed<T>> {
@@ -165,18 +176,18 @@ impl AppReader<'_> {
         (min, max): (Duration, Duration),
     ) -> Option<Duration> {
         let value = self.placed(value);
-        self.checker.optional_or(&self.at(field), value, absent, |text| values::duration(text, min, max))
+        self.checker.optional_or(self.at(field), value, absent, |text| values::duration(text, min, max))
     }
 
-    fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<CommandSpec> {
+    fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<Box<CommandSpec>> {
         let value = self.placed(value);
-        command(self.checker, &self.at(field), value)
+        command(self.checker, &self.at(field), value).map(Box::new)
     }
 
     fn services(&mut self, one: Field<Scalar>, many: Field<List<Scalar>>, host: &Host) -> Vec<ServiceName> {
         let (field, items) = match (self.placed(one), self.placed(many)) {
             (Some(one), None) => ("service", Some(vec![one])),
-            (None, Some(many)) => ("services", self.checker.list(&self.at("services"), many)),
+            (None, Some(many)) => ("services", self.checker.list(self.at("services"), many)),
             (Some(one), Some(_)) => {
                 self.checker.error(
                     &one.place,
@@ -221,7 +232,7 @@ impl AppReader<'_> {
 
     fn name(&mut self, name: Field<Scalar>, first_service: Option<&ServiceName>) -> Option<AppName> {
         if let Some(name) = self.placed(name) {
-            let name = self.checker.optional(&self.at("name"), Some(name), values::name)?;
+            let name = self.checker.optional(self.at("name"), Some(name), values::name)?;
             return Some(AppName(name.into()));
         }
         let service = first_service?.as_str();
@@ -301,7 +312,7 @@ impl AppReader<'_> {
             }
         };
         if items.is_empty() {
-            self.checker.error(&place, &key, "is empty: name at least one");
+            self.checker.error(&place, key, "is empty: name at least one");
         }
         let mut values = Vec::with_capacity(items.len());
         for item in items {
@@ -309,10 +320,10 @@ impl AppReader<'_> {
                 .and_then(|text| text.parse::<RefPattern>().map_err(|problem| format!("{text:?} {problem}")));
             match pattern {
                 Ok(pattern) => {
-                    self.checker.show(&item.place, &key, pattern.to_string());
+                    self.checker.show(&item.place, key, &pattern);
                     values.push(pattern);
                 }
-                Err(problem) => self.checker.error(&item.place, &key, problem),
+                Err(problem) => self.checker.error(&item.place, key, problem),
             }
         }
         values
@@ -322,7 +333,7 @@ impl AppReader<'_> {
 /// Reads a command.
 pub(super) fn command(
     checker: &mut Checker,
-    key: &str,
+    key: &dyn fmt::Display,
     field: Option<Placed<Mapping<CommandFragment>>>,
 ) -> Option<CommandSpec> {
     let Some(field) = field else {
@@ -332,29 +343,35 @@ pub(super) fn command(
     let (place, fragment) = checker.mapping(key, field)?;
     let source = place.source.clone();
     let placed = |field: Field<Scalar>| field.map(|field| Placed::of(&source, field));
-    let user = checker.optional_or(&format!("{key}.user"), placed(fragment.user), "the agent's own", user);
-    let dir =
-        checker.optional_or(&format!("{key}.dir"), placed(fragment.dir), "the user's home", values::path);
+    let mut users = std::mem::take(&mut checker.users);
+    let looked_up = |name: &Scalar| user(name, &mut users);
+    let user = checker.optional_or(Within(key, "user"), placed(fragment.user), "the agent's own", looked_up);
+    checker.users = users;
+    let dir = checker.optional_or(Within(key, "dir"), placed(fragment.dir), "the user's home", values::path);
     let timeout = checker.or_default(
-        &format!("{key}.timeout"),
+        Within(key, "timeout"),
         placed(fragment.timeout),
         (COMMAND_TIMEOUT, "10m"),
         |text| values::duration(text, SECOND, DAY),
     );
-    let key = format!("{key}.command");
+    let key = &Within(key, "command");
     let Some(argv_field) = fragment.command else {
         checker.error(&place, key, "is missing: the program and its arguments, as a list");
         return None;
     };
     let argv_field = Placed::of(&source, argv_field);
     let at = argv_field.place.clone();
-    let argv = argv(checker, &key, argv_field)?;
-    checker.show(&at, key, shown_argv(&argv));
+    let argv = argv(checker, key, argv_field)?;
+    checker.show(&at, key, format_args!("{argv:?}"));
     Some(CommandSpec { argv, user, dir, timeout })
 }
 
 /// Reads a program and its arguments.
-pub(super) fn argv(checker: &mut Checker, key: &str, field: Placed<List<Scalar>>) -> Option<Vec<String>> {
+pub(super) fn argv(
+    checker: &mut Checker,
+    key: &dyn fmt::Display,
+    field: Placed<List<Scalar>>,
+) -> Option<Vec<String>> {
     if let List::Other(kind) = field.value {
         let problem = format!("is {kind}, but must be a list: the program and each argument, no shell line");
         checker.error(&field.place, key, problem);
@@ -382,15 +399,16 @@ fn argument(scalar: &Scalar) -> Result<String, String> {
     }
 }
 
-pub(super) fn shown_argv(argv: &[String]) -> String {
-    format!("{argv:?}")
-}
-
-fn user(scalar: &Scalar) -> Result<String, String> {
+/// `known`: users that were found to do, to which this one is added.
+fn user(scalar: &Scalar, known: &mut HashSet<String>) -> Result<String, String> {
     let name = values::text(scalar)?;
+    if known.contains(&name) {
+        return Ok(name);
+    }
     let user = User::from_name(&name).map_err(|error| format!("{name:?}: cannot be looked up: {error}"))?;
     let user = user.ok_or_else(|| format!("{name:?}: no such user on this host"))?;
     if geteuid().is_root() || geteuid() == user.uid {
+        known.insert(name.clone());
         Ok(name)
     } else {
         Err(format!("{name:?}: only an agent that runs as root can run commands as another user"))

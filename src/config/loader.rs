@@ -59,7 +59,7 @@ pub enum LoadError {
         without: Option<ConfigErrors>,
     },
     /// The program is at fault.
-    #[error("the configuration could not be validated: {0}")]
+    #[error("the configuration could not be read: {0}")]
     Panic(String),
 }
 
@@ -129,7 +129,8 @@ impl Loader {
 
     /// Reads, merges and validates every source; waits for the metadata service for at most `limit`.
     pub async fn load(&mut self, limit: Duration) -> Result<Loaded, LoadError> {
-        let local = source::read(&self.request)?;
+        let request = self.request.clone();
+        let local = aside(move || source::read(&request)).await?;
         self.names_state_dir = local.state_dir().is_some();
         let mut warnings = Vec::new();
         let trouble = self.consult(&local, limit).await?;
@@ -293,11 +294,7 @@ impl Loader {
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
         let (host, may_ask, unshown) = (self.host.clone(), self.imds.is_some(), self.unshown);
-        // Looks up users and opens files, which may take its time.
-        let validating =
-            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask, unshown));
-        let validated = validating.await;
-        Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+        aside(move || validate::settings(sources, &host, may_ask, unshown)).await
     }
 
     /// Where no document says anything, what is missing may be in user-data that was not understood.
@@ -325,6 +322,14 @@ impl Loader {
             format!("user-data: {user_data}"),
         ])
     }
+}
+
+/// Opens files, looks up users, takes time where there are many apps: not for the thread that all else waits for.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConfigErrors> + Send + 'static,
+) -> Result<T, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|panic| LoadError::Panic(panic.to_string()))??)
 }
 
 /// What is missing for a start without the metadata service.

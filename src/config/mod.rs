@@ -106,11 +106,11 @@ pub struct App {
     /// The refs that deploy it.
     pub refs: RefRules,
     /// Runs before the services stop.
-    pub prepare: Option<CommandSpec>,
+    pub prepare: Option<Box<CommandSpec>>,
     /// Runs while they are down.
-    pub update: Option<CommandSpec>,
+    pub update: Option<Box<CommandSpec>>,
     /// Runs when they are up again.
-    pub check: Option<CommandSpec>,
+    pub check: Option<Box<CommandSpec>>,
     /// How long the services must stay up to count as started.
     pub settle: Duration,
     /// How often a failed deploy is tried again.

@@ -113,9 +113,9 @@ fn app(services: &[&str]) -> App {
     }
 }
 
-fn shell(line: &str) -> CommandSpec {
+fn shell(line: &str) -> Box<CommandSpec> {
     let argv = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
-    CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) }
+    Box::new(CommandSpec { argv, user: None, dir: None, timeout: Duration::from_secs(60) })
 }
 
 fn revision(digit: char) -> Revision {
