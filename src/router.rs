@@ -144,13 +144,12 @@ impl Router {
         let mut keyed: Vec<(Box<str>, _)> = apps.iter().map(|app| (app.repo.key().into(), app)).collect();
         // Stable: the apps of one repository keep the configuration's order.
         keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let mut router =
-            Self { topic, trust, apps: Vec::with_capacity(apps.len()), repositories: HashMap::new() };
-        for (position, (key, app)) in keyed.into_iter().enumerate() {
-            router.apps.push(app.clone());
-            router.repositories.entry(key).or_insert(position..position).end = position + 1;
+        let apps = keyed.iter().map(|(_, app)| Arc::clone(app)).collect();
+        let mut repositories = HashMap::<_, Range<usize>>::with_capacity(keyed.len());
+        for (position, (key, _)) in keyed.into_iter().enumerate() {
+            repositories.entry(key).or_insert(position..position).end = position + 1;
         }
-        router
+        Self { topic, trust, apps, repositories }
     }
 
     /// True when something of the topic's repository runs here.

@@ -1,6 +1,6 @@
 //! `apps:` and the commands in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, Lined, List, Mapping, OneOrMany, Scalar,
 };
 use super::source::{Place, Placed, Source, Sources};
+use super::tags::TaggedApp;
 use super::validate::DAY;
 use super::{App, AppName, Host, values};
 
@@ -34,25 +35,24 @@ pub(super) fn apps(
     environment: Option<&str>,
     (host, tags): (&Host, bool),
 ) -> Vec<Arc<App>> {
-    let Some(items) = listed(checker, sources, tags) else { return Vec::new() };
-    if items.is_empty() && tags {
+    let Some(Listed { source, items, tagged }) = listed(checker, sources, tags) else { return Vec::new() };
+    let count = items.len() + tagged.len();
+    if count == 0 && tags {
         checker.warnings.push("no app yet: the agent waits for tags instance-agent:app:NAME".to_owned());
         return Vec::new();
     }
-    let mut names: HashMap<AppName, Place> = HashMap::new();
-    let mut apps = Vec::with_capacity(items.len());
-    for (i, item) in items.into_iter().enumerate() {
+    let mut found = Vec::with_capacity(count);
+    // Each is done with before the next is looked at: of many apps there is only one copy at a time.
+    let items = items.into_iter().map(|item| Placed::of(&source, item));
+    for (i, item) in items.chain(tagged.into_iter().map(|it| it.app)).enumerate() {
         let key = AppKey(i);
         let Some((place, fragment)) = checker.mapping(key, item) else { continue };
-        let mut reader = AppReader { checker, key, place: place.clone() };
+        let mut reader = AppReader { checker, key, place };
         let Some(app) = reader.app(fragment, environment, host) else { continue };
-        if let Some(earlier) = names.insert(app.name.clone(), place.clone()) {
-            let problem =
-                format!("{:?} is also the name of the app at {earlier}: set another", app.name.as_str());
-            checker.error(&place, Within(key, "name"), problem);
-        }
-        apps.push(Arc::new(app));
+        found.push(Found { key, place: reader.place, app: Arc::new(app) });
     }
+    refuse_second_names(checker, &found);
+    let apps: Vec<_> = found.into_iter().map(|it| it.app).collect();
     if apps.is_empty() {
         checker.warnings.push(format!(
             "no app is managed here: none has a branch for the environment {}",
@@ -62,22 +62,46 @@ pub(super) fn apps(
     apps
 }
 
-/// What the highest list holds, and what tags add to it or replace in it.
-fn listed(
-    checker: &mut Checker,
-    sources: &mut Sources,
-    may_be_empty: bool,
-) -> Option<Vec<Placed<Mapping<AppFragment>>>> {
+/// An app, and where it stands.
+struct Found {
+    key: AppKey,
+    place: Place,
+    app: Arc<App>,
+}
+
+fn refuse_second_names(checker: &mut Checker, found: &[Found]) {
+    let mut by_name: Vec<_> = found.iter().collect();
+    // Stable: of two with one name, the earlier comes first.
+    by_name.sort_by(|one, other| one.app.name.cmp(&other.app.name));
+    for pair in by_name.windows(2) {
+        let [earlier, Found { key, place, app }] = pair else { continue };
+        if earlier.app.name == app.name {
+            let (name, earlier) = (app.name.as_str(), &earlier.place);
+            let problem = format!("{name:?} is also the name of the app at {earlier}: set another");
+            checker.error(place, Within(key, "name"), problem);
+        }
+    }
+}
+
+/// What the highest list holds, but for what tags replace in it, and what tags add.
+struct Listed {
+    source: Source,
+    items: Vec<Lined<Mapping<AppFragment>>>,
+    tagged: Vec<TaggedApp>,
+}
+
+/// `None`: a mistake was noted.
+fn listed(checker: &mut Checker, sources: &mut Sources, may_be_empty: bool) -> Option<Listed> {
     let mut tagged = sources.take_tagged_apps();
     let Some(field) = sources.take(|f| &mut f.apps) else {
         if tagged.is_empty() && !may_be_empty {
             let missing = "is missing: list at least one app with its repo and its service";
             checker.error(&sources.whole(), "apps", missing);
         }
-        return Some(tagged.into_iter().map(|it| it.app).collect());
+        return Some(Listed { source: Source::Default, items: Vec::new(), tagged });
     };
     let place = field.place.clone();
-    let mut items = checker.list("apps", field)?;
+    let mut items = checker.lines("apps", field)?;
     if items.is_empty() && !may_be_empty {
         checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
     }
@@ -86,12 +110,11 @@ fn listed(
     } else {
         items.retain(|item| !tagged.iter().any(|tag| is_named(item, &tag.name)));
     }
-    items.extend(tagged.into_iter().map(|it| it.app));
-    Some(items)
+    Some(Listed { source: place.source, items, tagged })
 }
 
 /// By its `name`, or by its first service.
-fn is_named(app: &Placed<Mapping<AppFragment>>, name: &str) -> bool {
+fn is_named(app: &Lined<Mapping<AppFragment>>, name: &str) -> bool {
     let Mapping::Fields(app) = &app.value else { return false };
     let first = app.services.as_ref().and_then(|services| match &services.value {
         List::Items(services) => services.first(),
@@ -179,7 +202,11 @@ impl AppReader<'_> {
         self.checker.optional_or(self.at(field), value, absent, |text| values::duration(text, min, max))
     }
 
-    fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<Box<CommandSpec>> {
+    fn command(
+        &mut self,
+        field: &str,
+        value: Field<Mapping<Box<CommandFragment>>>,
+    ) -> Option<Box<CommandSpec>> {
         let value = self.placed(value);
         command(self.checker, &self.at(field), value).map(Box::new)
     }
@@ -334,7 +361,7 @@ impl AppReader<'_> {
 pub(super) fn command(
     checker: &mut Checker,
     key: &dyn fmt::Display,
-    field: Option<Placed<Mapping<CommandFragment>>>,
+    field: Option<Placed<Mapping<Box<CommandFragment>>>>,
 ) -> Option<CommandSpec> {
     let Some(field) = field else {
         checker.show(&Place::DEFAULT, key, "none");
@@ -394,7 +421,7 @@ pub(super) fn argv(
 fn argument(scalar: &Scalar) -> Result<String, String> {
     match scalar {
         Scalar::Text(text) if text.is_empty() => Ok(String::new()),
-        Scalar::Integer(number) => Ok(number.to_string()),
+        Scalar::Integer(digits) => Ok(digits.to_string()),
         scalar => values::text(scalar),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::{self, Display};
 
 use super::error::{ConfigError, ConfigErrors};
-use super::fragment::{List, Mapping, Scalar};
+use super::fragment::{Lined, List, Mapping, Scalar};
 use super::source::{Place, Placed};
 
 /// One effective setting.
@@ -120,7 +120,7 @@ impl Checker {
         mapping: Placed<Mapping<T>>,
     ) -> Option<(Place, T)> {
         match mapping.value {
-            Mapping::Fields(fields) => Some((mapping.place, *fields)),
+            Mapping::Fields(fields) => Some((mapping.place, fields)),
             Mapping::Other(kind) => {
                 self.error(&mapping.place, key, format!("is {kind}, but must be a mapping"));
                 None
@@ -130,10 +130,15 @@ impl Checker {
 
     /// The items of a list.
     pub(super) fn list<T>(&mut self, key: impl Display, list: Placed<List<T>>) -> Option<Vec<Placed<T>>> {
+        let source = list.place.source.clone();
+        let items = self.lines(key, list)?;
+        Some(items.into_iter().map(|item| Placed::of(&source, item)).collect())
+    }
+
+    /// The items of a list, which all have its source.
+    pub(super) fn lines<T>(&mut self, key: impl Display, list: Placed<List<T>>) -> Option<Vec<Lined<T>>> {
         match list.value {
-            List::Items(items) => {
-                Some(items.into_iter().map(|item| Placed::of(&list.place.source, item)).collect())
-            }
+            List::Items(items) => Some(items),
             List::Other(kind) => {
                 self.error(&list.place, key, format!("is {kind}, but must be a list"));
                 None
@@ -171,7 +176,7 @@ impl Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
-            Self::Integer(number) => number.fmt(f),
+            Self::Integer(digits) => f.write_str(digits),
             Self::Bool(value) => value.fmt(f),
             Self::Other(kind) => f.write_str(kind),
         }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{
-    AppFragment, BranchFragment, Ec2Fragment, Fragment, Lined, List, Mapping, MqttFragment, OneOrMany, Scalar,
+    AppFragment, BranchFragment, Ec2Fragment, Field, Fragment, Lined, List, Mapping, MqttFragment, OneOrMany,
+    Scalar,
 };
 use super::source::{Place, Source};
 
@@ -30,31 +31,27 @@ impl Flags {
         let mut fragments = Vec::new();
         let mut add = |flag, fragment| fragments.push((Source::Flag(flag), fragment));
         if let Some(url) = &self.broker {
-            let mqtt = MqttFragment { url: Some(text(url)), ..MqttFragment::default() };
+            let mqtt = MqttFragment { url: text(url), ..MqttFragment::default() };
             add(
                 "--broker",
-                Fragment {
-                    mqtt: Some(Lined::nowhere(Mapping::Fields(Box::new(mqtt)))),
-                    ..Fragment::default()
-                },
+                Fragment { mqtt: Lined::field(Mapping::Fields(Box::new(mqtt))), ..Fragment::default() },
             );
         }
         if let Some(environment) = &self.environment {
-            add("--environment", Fragment { environment: Some(text(environment)), ..Fragment::default() });
+            add("--environment", Fragment { environment: text(environment), ..Fragment::default() });
         }
         if let Some(dir) = &self.state_dir {
             let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8".to_owned()))?;
-            add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
+            add("--state-dir", Fragment { state_dir: text(dir), ..Fragment::default() });
         }
         if self.ec2_tags {
-            let ec2 =
-                Ec2Fragment { tags: Some(Lined::nowhere(Scalar::Bool(true))), ..Ec2Fragment::default() };
-            let ec2 = Some(Lined::nowhere(Mapping::Fields(Box::new(ec2))));
+            let ec2 = Ec2Fragment { tags: Lined::field(Scalar::Bool(true)), ..Ec2Fragment::default() };
+            let ec2 = Lined::field(Mapping::Fields(Box::new(ec2)));
             add("--ec2-tags", Fragment { ec2, ..Fragment::default() });
         }
         if !self.apps.is_empty() {
             let apps = self.apps.iter().map(|it| app(it)).collect::<Result<_, _>>()?;
-            add("--app", Fragment { apps: Some(Lined::nowhere(List::Items(apps))), ..Fragment::default() });
+            add("--app", Fragment { apps: Lined::field(List::Items(apps)), ..Fragment::default() });
         }
         Ok(fragments)
     }
@@ -62,25 +59,24 @@ impl Flags {
 
 fn app(text_of_app: &str) -> Result<Lined<Mapping<AppFragment>>, ConfigErrors> {
     let malformed = || mistake("--app", format!("{text_of_app:?} must be OWNER/REPO[@BRANCH]=SERVICE"));
-    app_of(text_of_app).map(|app| Lined::nowhere(Mapping::Fields(Box::new(app)))).ok_or_else(malformed)
+    app_of(text_of_app).map(|app| Lined::nowhere(Mapping::Fields(app))).ok_or_else(malformed)
 }
 
 /// `OWNER/REPO[@BRANCH]=SERVICE`. A branch may contain `=`, a service may not: hence the last one divides.
 pub(super) fn app_of(text_of_app: &str) -> Option<AppFragment> {
     let (target, service) = text_of_app.rsplit_once('=')?;
     let (repo, branch) = target.split_once('@').map_or((target, None), |(repo, branch)| (repo, Some(branch)));
-    let branch =
-        branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.to_owned()))));
+    let branch = branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.into()))));
     Some(AppFragment {
-        repo: Some(text(repo)),
-        service: Some(text(service)),
-        branch: branch.map(Lined::nowhere),
+        repo: text(repo),
+        service: text(service),
+        branch: branch.and_then(Lined::field),
         ..AppFragment::default()
     })
 }
 
-pub(super) fn text(value: &str) -> Lined<Scalar> {
-    Lined::nowhere(Scalar::Text(value.to_owned()))
+pub(super) fn text(value: &str) -> Field<Scalar> {
+    Lined::field(Scalar::Text(value.into()))
 }
 
 fn mistake(flag: &'static str, problem: String) -> ConfigErrors {

@@ -28,6 +28,11 @@ impl<T> Lined<T> {
     pub(super) fn nowhere(value: T) -> Self {
         Self { value, line: 0 }
     }
+
+    /// The same as a field.
+    pub(super) fn field(value: T) -> Field<T> {
+        Some(Self::nowhere(value))
+    }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lined<T> {
@@ -41,7 +46,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lined<T> {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Fragment {
-    pub(super) mqtt: Field<Mapping<MqttFragment>>,
+    pub(super) mqtt: Field<Mapping<Box<MqttFragment>>>,
     pub(super) environment: Field<Scalar>,
     pub(super) service_manager: Field<ManagerFragment>,
     pub(super) max_parallel: Field<Scalar>,
@@ -49,8 +54,8 @@ pub(super) struct Fragment {
     pub(super) state_dir: Field<Scalar>,
     pub(super) webhook_secret_file: Field<Scalar>,
     pub(super) max_push_age: Field<Scalar>,
-    pub(super) on_outcome: Field<Mapping<CommandFragment>>,
-    pub(super) ec2: Field<Mapping<Ec2Fragment>>,
+    pub(super) on_outcome: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) ec2: Field<Mapping<Box<Ec2Fragment>>>,
     pub(super) apps: Field<List<Mapping<AppFragment>>>,
 }
 
@@ -92,9 +97,9 @@ pub(super) struct AppFragment {
     pub(super) services: Field<List<Scalar>>,
     pub(super) branch: Field<BranchFragment>,
     pub(super) tags: Field<OneOrMany>,
-    pub(super) prepare: Field<Mapping<CommandFragment>>,
-    pub(super) update: Field<Mapping<CommandFragment>>,
-    pub(super) check: Field<Mapping<CommandFragment>>,
+    pub(super) prepare: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) update: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) check: Field<Mapping<Box<CommandFragment>>>,
     pub(super) settle: Field<Scalar>,
     pub(super) retries: Field<Scalar>,
     pub(super) stop_timeout: Field<Scalar>,
@@ -127,8 +132,9 @@ pub(super) const DECIMAL: &str = "a decimal number";
 /// Text, or a number written without quotes; of anything else only the kind is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scalar {
-    Text(String),
-    Integer(i128),
+    Text(Box<str>),
+    /// In digits.
+    Integer(Box<str>),
     Bool(bool),
     Other(&'static str),
 }
@@ -143,7 +149,7 @@ pub(super) enum List<T> {
 /// A mapping, or the kind of what stands there instead.
 #[derive(Debug, Clone)]
 pub(super) enum Mapping<T> {
-    Fields(Box<T>),
+    Fields(T),
     Other(&'static str),
 }
 
@@ -186,15 +192,15 @@ impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Text(text.to_owned())))
+        Ok(T::scalar(Scalar::Text(text.into())))
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Integer(number.into())))
+        Ok(T::scalar(Scalar::Integer(number.to_string().into())))
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Integer(number.into())))
+        Ok(T::scalar(Scalar::Integer(number.to_string().into())))
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<T, E> {
@@ -278,7 +284,7 @@ impl<'de, T: Deserialize<'de>> FromNode<'de> for Mapping<T> {
     }
 
     fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(|fields| Self::Fields(Box::new(fields)))
+        T::deserialize(MapAccessDeserializer::new(map)).map(Self::Fields)
     }
 }
 

@@ -184,7 +184,7 @@ fn named_state_dir(request: &Request) -> Option<PathBuf> {
     let flag = || request.flags.state_dir.clone();
     let in_invalid_file = || {
         let text = file::value_of("state_dir", request.path())?;
-        values::path(&fragment::Scalar::Text(text)).ok()
+        values::path(&fragment::Scalar::Text(text.into())).ok()
     };
     named.or_else(flag).or_else(in_invalid_file)
 }

@@ -41,7 +41,7 @@ pub(super) fn read(tags: &Tags) -> Result<Tagged, ConfigErrors> {
         let source = Source::Tag(key.escape_debug().to_string().into());
         let Some(what) = key.strip_prefix(PREFIX) else { continue };
         if what == ENVIRONMENT {
-            let fragment = Fragment { environment: Some(text(value)), ..Fragment::default() };
+            let fragment = Fragment { environment: text(value), ..Fragment::default() };
             tagged.environment = Some((source, fragment));
         } else if let Some(name) = what.strip_prefix(APP) {
             match app(name, value) {
@@ -65,7 +65,7 @@ fn app(name: &str, value: &str) -> Result<Lined<Mapping<AppFragment>>, String> {
         return Err(values::not_a_name(name));
     }
     let app = app_of(value).ok_or("its value must be OWNER/REPO[@BRANCH]=SERVICE")?;
-    Ok(Lined::nowhere(Mapping::Fields(Box::new(AppFragment { name: Some(text(name)), ..app }))))
+    Ok(Lined::nowhere(Mapping::Fields(AppFragment { name: text(name), ..app })))
 }
 
 impl Source {
