@@ -202,7 +202,7 @@ async fn serve(
 /// For the next start, which cannot ask the user-data before it has to know.
 fn remember_state_dir(loader: &Loader, actual: &Path) {
     let Some(usual) = loader.usual_state_dir() else { return };
-    if let Err(error) = state_dir::remember(&usual, actual) {
+    if let Err(error) = state_dir::remember(usual, actual) {
         warn!(
             dir = %usual.display(), state_dir = %actual.display(), %error,
             "cannot remember state_dir: should a deploy be interrupted, its services stay down at the next start until \

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::fmt::{self, Display};
 
 use super::error::{ConfigError, ConfigErrors};
-use super::fragment::{Lined, List, Mapping, Scalar};
+use super::fragment::{List, Mapping, Scalar};
+use super::lined::Lined;
 use super::source::{Place, Placed};
 
 /// One effective setting.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{
-    AppFragment, BranchFragment, Ec2Fragment, Field, Fragment, Lined, List, Mapping, MqttFragment, OneOrMany,
-    Scalar,
+    AppFragment, BranchFragment, Ec2Fragment, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
 };
+use super::lined::Lined;
 use super::source::{Place, Source};
 
 /// The flags that say what a file could say.
@@ -31,27 +31,31 @@ impl Flags {
         let mut fragments = Vec::new();
         let mut add = |flag, fragment| fragments.push((Source::Flag(flag), fragment));
         if let Some(url) = &self.broker {
-            let mqtt = MqttFragment { url: text(url), ..MqttFragment::default() };
+            let mqtt = MqttFragment { url: Some(text(url)), ..MqttFragment::default() };
             add(
                 "--broker",
-                Fragment { mqtt: Lined::field(Mapping::Fields(Box::new(mqtt))), ..Fragment::default() },
+                Fragment {
+                    mqtt: Some(Lined::nowhere(Mapping::Fields(Box::new(mqtt)))),
+                    ..Fragment::default()
+                },
             );
         }
         if let Some(environment) = &self.environment {
-            add("--environment", Fragment { environment: text(environment), ..Fragment::default() });
+            add("--environment", Fragment { environment: Some(text(environment)), ..Fragment::default() });
         }
         if let Some(dir) = &self.state_dir {
             let dir = dir.to_str().ok_or_else(|| mistake("--state-dir", "is not UTF-8".to_owned()))?;
-            add("--state-dir", Fragment { state_dir: text(dir), ..Fragment::default() });
+            add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
         }
         if self.ec2_tags {
-            let ec2 = Ec2Fragment { tags: Lined::field(Scalar::Bool(true)), ..Ec2Fragment::default() };
-            let ec2 = Lined::field(Mapping::Fields(Box::new(ec2)));
+            let ec2 =
+                Ec2Fragment { tags: Some(Lined::nowhere(Scalar::Bool(true))), ..Ec2Fragment::default() };
+            let ec2 = Some(Lined::nowhere(Mapping::Fields(Box::new(ec2))));
             add("--ec2-tags", Fragment { ec2, ..Fragment::default() });
         }
         if !self.apps.is_empty() {
             let apps = self.apps.iter().map(|it| app(it)).collect::<Result<_, _>>()?;
-            add("--app", Fragment { apps: Lined::field(List::Items(apps)), ..Fragment::default() });
+            add("--app", Fragment { apps: Some(Lined::nowhere(List::Items(apps))), ..Fragment::default() });
         }
         Ok(fragments)
     }
@@ -68,15 +72,15 @@ pub(super) fn app_of(text_of_app: &str) -> Option<AppFragment> {
     let (repo, branch) = target.split_once('@').map_or((target, None), |(repo, branch)| (repo, Some(branch)));
     let branch = branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.into()))));
     Some(AppFragment {
-        repo: text(repo),
-        service: text(service),
-        branch: branch.and_then(Lined::field),
+        repo: Some(text(repo)),
+        service: Some(text(service)),
+        branch: branch.map(Lined::nowhere),
         ..AppFragment::default()
     })
 }
 
-pub(super) fn text(value: &str) -> Field<Scalar> {
-    Lined::field(Scalar::Text(value.into()))
+pub(super) fn text(value: &str) -> Lined<Scalar> {
+    Lined::nowhere(Scalar::Text(value.into()))
 }
 
 fn mistake(flag: &'static str, problem: String) -> ConfigErrors {

@@ -9,38 +9,11 @@ use std::marker::PhantomData;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_yaml::Spanned;
+
+use super::lined::Lined;
 
 /// A field with the place where it stands.
 pub(super) type Field<T> = Option<Lined<T>>;
-
-/// A value and the line that it stands on. The library's `Spanned` holds 80 bytes of places beside each value, ten times
-/// what most values are.
-#[derive(Debug, Clone)]
-pub(super) struct Lined<T> {
-    pub(super) value: T,
-    /// From 1; 0: not known.
-    pub(super) line: u32,
-}
-
-impl<T> Lined<T> {
-    /// What no document says.
-    pub(super) fn nowhere(value: T) -> Self {
-        Self { value, line: 0 }
-    }
-
-    /// The same as a field.
-    pub(super) fn field(value: T) -> Field<T> {
-        Some(Self::nowhere(value))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lined<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Spanned { value, referenced, .. } = Spanned::deserialize(deserializer)?;
-        Ok(Self { value, line: u32::try_from(referenced.line()).unwrap_or(0) })
-    }
-}
 
 /// The whole document.
 #[derive(Debug, Clone, Default, Deserialize)]

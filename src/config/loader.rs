@@ -2,7 +2,7 @@
 //! metadata service.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,8 +35,8 @@ pub struct Loader {
     watches_tags: bool,
     /// The metadata service has said what is not in force yet.
     has_news: bool,
-    /// A source on this host says where the state directory is.
-    names_state_dir: bool,
+    /// `None`: a source on this host names another, or none was read yet.
+    usual_state_dir: Option<PathBuf>,
     /// Nobody is shown what each setting was taken from.
     unshown: bool,
 }
@@ -97,7 +97,7 @@ impl Loader {
             tags: None,
             watches_tags: false,
             has_news: false,
-            names_state_dir: false,
+            usual_state_dir: None,
             unshown: false,
         })
     }
@@ -107,9 +107,9 @@ impl Loader {
         self.unshown = true;
     }
 
-    /// Where the state directory is when no source names another. `None`: one on this host does, as it was loaded last.
-    pub fn usual_state_dir(&self) -> Option<PathBuf> {
-        (!self.names_state_dir).then(super::default_state_dir)
+    /// Where the state directory is when no source names another. `None`: one on this host did, when it was read last.
+    pub fn usual_state_dir(&self) -> Option<&Path> {
+        self.usual_state_dir.as_deref()
     }
 
     /// What the program's arguments said.
@@ -131,7 +131,7 @@ impl Loader {
     pub async fn load(&mut self, limit: Duration) -> Result<Loaded, LoadError> {
         let request = self.request.clone();
         let local = aside(move || source::read(&request)).await?;
-        self.names_state_dir = local.state_dir().is_some();
+        self.usual_state_dir = local.state_dir().is_none().then(super::default_state_dir);
         let mut warnings = Vec::new();
         let trouble = self.consult(&local, limit).await?;
         warnings.extend(trouble.as_ref().map(ToString::to_string));

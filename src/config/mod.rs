@@ -2,11 +2,13 @@
 
 mod apps;
 mod checker;
+mod commands;
 mod error;
 mod file;
 mod flags;
 mod fragment;
 mod host;
+mod lined;
 mod loader;
 mod source;
 mod tags;

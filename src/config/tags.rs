@@ -5,7 +5,8 @@ use crate::imds::Tags;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::flags::{app_of, text};
-use super::fragment::{AppFragment, Fragment, Lined, Mapping};
+use super::fragment::{AppFragment, Fragment, Mapping};
+use super::lined::Lined;
 use super::source::{Place, Placed, Source};
 use super::values;
 
@@ -41,7 +42,7 @@ pub(super) fn read(tags: &Tags) -> Result<Tagged, ConfigErrors> {
         let source = Source::Tag(key.escape_debug().to_string().into());
         let Some(what) = key.strip_prefix(PREFIX) else { continue };
         if what == ENVIRONMENT {
-            let fragment = Fragment { environment: text(value), ..Fragment::default() };
+            let fragment = Fragment { environment: Some(text(value)), ..Fragment::default() };
             tagged.environment = Some((source, fragment));
         } else if let Some(name) = what.strip_prefix(APP) {
             match app(name, value) {
@@ -65,7 +66,7 @@ fn app(name: &str, value: &str) -> Result<Lined<Mapping<AppFragment>>, String> {
         return Err(values::not_a_name(name));
     }
     let app = app_of(value).ok_or("its value must be OWNER/REPO[@BRANCH]=SERVICE")?;
-    Ok(Lined::nowhere(Mapping::Fields(AppFragment { name: text(name), ..app })))
+    Ok(Lined::nowhere(Mapping::Fields(AppFragment { name: Some(text(name)), ..app })))
 }
 
 impl Source {
