@@ -352,3 +352,15 @@ impl AppReader<'_> {
         values
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some hosts have thousands.
+    #[test]
+    fn an_app_and_what_it_is_read_from_are_small() {
+        let (app, fragment) = (size_of::<App>(), size_of::<Lined<Mapping<AppFragment>>>());
+        assert!(app <= 184 && fragment <= 440, "{app} {fragment}");
+    }
+}

@@ -349,3 +349,29 @@ impl Lack {
         LoadError::Metadata { trouble, without }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_usual_state_directory_is_one_that_no_source_on_this_host_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        let rest = "mqtt: {url: mqtt://localhost, client_id: a}\napps: [{repo: acme/api, service: api}]\n";
+        let usual = Some(super::super::default_state_dir());
+        for (state_dir, flag, expected) in [
+            ("", None, usual.as_deref()),
+            ("state_dir: /srv/state\n", None, None),
+            ("", Some("/srv/state"), None),
+        ] {
+            std::fs::write(&file, format!("{state_dir}{rest}")).unwrap();
+            let flags = crate::config::Flags { state_dir: flag.map(PathBuf::from), ..Default::default() };
+            let request = Request { file: Some(file.clone()), flags };
+            let mut loader = Loader::new(request, Host::detect(), None).unwrap();
+            loader.load(Duration::ZERO).await.unwrap();
+            assert_eq!(loader.usual_state_dir(), expected, "{state_dir:?} {flag:?}");
+        }
+    }
+}
