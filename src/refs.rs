@@ -9,10 +9,9 @@ use crate::github::GitRef;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefPattern {
     text: Box<str>,
-    parts: Vec<Part>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Part {
     Literal(u8),
     WithinLevel,
@@ -26,11 +25,11 @@ impl RefPattern {
         // reach[i]: the parts so far can stand for name[..i]. Linear in both lengths, whatever the pattern.
         let mut reach = vec![false; name.len() + 1];
         reach[0] = true;
-        for part in &self.parts {
+        for part in self.parts() {
             match part {
                 Part::Literal(byte) => {
                     for i in (1..=name.len()).rev() {
-                        reach[i] = reach[i - 1] && name[i - 1] == *byte;
+                        reach[i] = reach[i - 1] && name[i - 1] == byte;
                     }
                     reach[0] = false;
                 }
@@ -47,6 +46,17 @@ impl RefPattern {
             }
         }
         reach[name.len()]
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let mut bytes = self.text.bytes().peekable();
+        std::iter::from_fn(move || {
+            Some(match bytes.next()? {
+                b'*' if bytes.next_if_eq(&b'*').is_some() => Part::Anything,
+                b'*' => Part::WithinLevel,
+                byte => Part::Literal(byte),
+            })
+        })
     }
 }
 
@@ -103,16 +113,7 @@ impl FromStr for RefPattern {
         }
         // What is left when each star stands for a letter must be a name that git allows.
         GitRef::of_branch(&text.replace('*', "x")).map_err(|_| PatternError::NoRef)?;
-        let mut parts = Vec::with_capacity(text.len());
-        let mut bytes = text.bytes().peekable();
-        while let Some(byte) = bytes.next() {
-            parts.push(match byte {
-                b'*' if bytes.next_if_eq(&b'*').is_some() => Part::Anything,
-                b'*' => Part::WithinLevel,
-                byte => Part::Literal(byte),
-            });
-        }
-        Ok(Self { text: text.into(), parts })
+        Ok(Self { text: text.into() })
     }
 }
 

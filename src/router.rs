@@ -1,12 +1,12 @@
 //! Message → which apps it deploys, or why none. Pure: the topic is looked at before the payload is touched.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
-
-use std::sync::Arc;
 
 use crate::config::{App, AppName};
 use crate::github::{CommitId, GitRef, RepoName};
@@ -135,18 +135,24 @@ impl From<DecodeError> for Routed {
 pub struct Router {
     topic: TopicPattern,
     trust: Trust,
-    /// Keyed by the repository's name in lower case.
-    repositories: HashMap<String, Vec<Arc<App>>>,
+    /// Those of one repository side by side.
+    apps: Vec<Arc<App>>,
+    /// Where they stand, by the repository's name in lower case.
+    repositories: HashMap<Box<str>, Range<usize>>,
 }
 
 impl Router {
     /// A router for the apps that this instance runs.
     pub fn new(topic: TopicPattern, trust: Trust, apps: &[Arc<App>]) -> Self {
-        let mut repositories: HashMap<String, Vec<Arc<App>>> = HashMap::new();
-        for app in apps {
-            repositories.entry(app.repo.key()).or_default().push(app.clone());
+        let mut keyed: Vec<(Box<str>, _)> = apps.iter().map(|app| (app.repo.key().into(), app)).collect();
+        // Stable: the apps of one repository keep the configuration's order.
+        keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let apps = keyed.iter().map(|(_, app)| Arc::clone(app)).collect();
+        let mut repositories = HashMap::<_, Range<usize>>::with_capacity(keyed.len());
+        for (position, (key, _)) in keyed.into_iter().enumerate() {
+            repositories.entry(key).or_insert(position..position).end = position + 1;
         }
-        Self { topic, trust, repositories }
+        Self { topic, trust, apps, repositories }
     }
 
     /// True when something of the topic's repository runs here.
@@ -161,7 +167,8 @@ impl Router {
 
     fn apps_of(&self, topic: &str) -> &[Arc<App>] {
         let repo = self.topic.repository(topic);
-        repo.and_then(|repo| self.repositories.get(&repo.to_ascii_lowercase())).map_or(&[], Vec::as_slice)
+        let range = repo.and_then(|repo| self.repositories.get(repo.to_ascii_lowercase().as_str()));
+        range.and_then(|range| self.apps.get(range.clone())).unwrap_or_default()
     }
 
     /// Decides what a message means here. Its payload is read no further than it takes to see that no app follows its ref.

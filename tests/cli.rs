@@ -393,6 +393,10 @@ fn commands_are_lists() {
     );
     let user = ["apps[0].update.user: \"nobody-by-this-name\": no such user"];
     assert_mistakes(&app_with("update: {command: [a], user: nobody-by-this-name}"), &[(6, &user)]);
+    // One that is looked up for one command is not taken for known by the next.
+    let again = "{command: [a], user: nobody-by-this-name}";
+    let check = ["apps[0].check.user: \"nobody-by-this-name\": no such user"];
+    assert_mistakes(&app_with(&format!("update: {again}\ncheck: {again}")), &[(6, &user), (7, &check)]);
     let dir = ["apps[0].update.dir: here: must be an absolute path"];
     assert_mistakes(&app_with("update: {command: [a], dir: here}"), &[(6, &dir)]);
     let manager = |line: &str| beside_apps("").replace(MANAGER, &format!("service_manager: {{{line}}}"));

@@ -16,57 +16,38 @@ use crate::worker::{self, Context, Departure, Notices, Worker};
 pub(super) const REST: Duration = Duration::from_secs(30);
 
 pub(super) struct Staff {
-    posts: BTreeMap<AppName, Post>,
+    /// Sorted by name. Most have no worker: no push for them has ever come, so there is nothing to do or on disk.
+    apps: Vec<Arc<App>>,
+    workers: BTreeMap<AppName, Worker>,
     /// Workers of apps that were removed, which may still end a deploy.
     retired: Vec<Worker>,
     shutdown: CancellationToken,
 }
 
-/// What there is for an app.
-enum Post {
-    /// Nobody yet: no push for it has ever come, so there is nothing to do, and nothing on disk.
-    Vacant(Arc<App>),
-    Filled(Worker),
-}
-
-impl Post {
-    fn worker(&self) -> Option<&Worker> {
-        match self {
-            Self::Vacant(_) => None,
-            Self::Filled(worker) => Some(worker),
-        }
-    }
-
-    fn into_worker(self) -> Option<Worker> {
-        match self {
-            Self::Vacant(_) => None,
-            Self::Filled(worker) => Some(worker),
-        }
-    }
-}
-
 impl Staff {
     pub(super) fn new(shutdown: CancellationToken) -> Self {
-        Self { posts: BTreeMap::new(), retired: Vec::new(), shutdown }
+        Self { apps: Vec::new(), workers: BTreeMap::new(), retired: Vec::new(), shutdown }
     }
 
     /// The worker of an app, which gets one with its first push; `None`: there is no such app.
     pub(super) fn worker(&mut self, app: &AppName, context: &Arc<Context>) -> Option<&Worker> {
-        let post = self.posts.get_mut(app)?;
-        if let Post::Vacant(app) = post {
-            let (context, shutdown) = (context.clone(), self.shutdown.clone());
-            *post = Post::Filled(Worker::spawn(app.clone(), Record::new(app), context, shutdown, None));
+        if !self.workers.contains_key(app) {
+            let position = self.apps.binary_search_by(|it| it.name.cmp(app)).ok()?;
+            let app = self.apps.get(position)?;
+            let (record, context, shutdown) = (Record::new(app), context.clone(), self.shutdown.clone());
+            let worker = Worker::spawn(app.clone(), record, context, shutdown, None);
+            self.workers.insert(app.name.clone(), worker);
         }
-        post.worker()
+        self.workers.get(app)
     }
 
     /// How many apps have a record that the disk does not take.
     pub(super) fn stuck(&self) -> usize {
-        self.posts.values().filter_map(Post::worker).filter(|worker| worker.is_stuck()).count()
+        self.workers.values().filter(|worker| worker.is_stuck()).count()
     }
 
-    fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.posts.values().filter_map(Post::worker).chain(&self.retired)
+    fn all_workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().chain(&self.retired)
     }
 
     /// Gives each app its worker, and takes them from apps that are gone.
@@ -75,10 +56,7 @@ impl Staff {
     pub(super) fn assign(&mut self, apps: &[Arc<App>], records: Vec<Record>, context: &Arc<Context>) {
         let mut records: HashMap<_, _> =
             records.into_iter().map(|record| (record.app.clone(), record)).collect();
-        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.posts)
-            .into_iter()
-            .filter_map(|(name, post)| Some((name, post.into_worker()?)))
-            .collect();
+        let mut former = std::mem::take(&mut self.workers);
         for app in apps {
             let worker = match former.remove(&app.name) {
                 Some(worker) if worker.app().repo == app.repo => {
@@ -92,9 +70,10 @@ impl Staff {
                     self.hire(app, record, context, former)
                 }
             };
-            let post = worker.map_or_else(|| Post::Vacant(app.clone()), Post::Filled);
-            self.posts.insert(app.name.clone(), post);
+            self.workers.extend(worker.map(|worker| (app.name.clone(), worker)));
         }
+        self.apps = apps.to_vec();
+        self.apps.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         for record in records.values() {
             self.abandon(record, Departure::Removed, context);
         }
@@ -140,7 +119,7 @@ impl Staff {
     }
 
     pub(super) fn say_what_runs(&self) {
-        for worker in self.workers() {
+        for worker in self.all_workers() {
             if let Some(sha) = worker.deploying() {
                 info!(app = %worker.app().name, %sha, "waiting for a running deploy: its services are brought up first");
             }
@@ -151,8 +130,7 @@ impl Staff {
     /// `rest`: how long all but the deploys may take.
     pub(super) async fn end(self, notices: &Notices, rest: Duration) {
         let limit = self.longest_end().await.saturating_add(rest);
-        let mut workers: Vec<_> =
-            self.posts.into_values().filter_map(Post::into_worker).chain(self.retired).collect();
+        let mut workers: Vec<_> = self.workers.into_values().chain(self.retired).collect();
         let ending = async {
             for worker in &mut workers {
                 worker.ended().await;
@@ -170,7 +148,7 @@ impl Staff {
     /// How long that may take: deploys end side by side.
     async fn longest_end(&self) -> Duration {
         let mut longest = Duration::ZERO;
-        for worker in self.workers() {
+        for worker in self.all_workers() {
             longest = longest.max(worker.longest_end().await.unwrap_or_default());
         }
         longest

@@ -172,7 +172,7 @@ async fn serve(
 ) -> ExitCode {
     let Loaded { settings, warnings, .. } = loaded;
     log_warnings(&warnings);
-    remember_state_dir(loader.request(), &settings.state_dir);
+    remember_state_dir(&loader, &settings.state_dir);
     let root = DetectionRoot::default();
     let detected = tokio::select! {
         detected = Tools::of(&settings.service_manager, &root) => detected,
@@ -202,9 +202,9 @@ async fn serve(
 }
 
 /// For the next start, which cannot ask the user-data before it has to know.
-fn remember_state_dir(request: &Request, actual: &Path) {
-    let Some(usual) = config::usual_state_dir(request) else { return };
-    if let Err(error) = state_dir::remember(&usual, actual) {
+fn remember_state_dir(loader: &Loader, actual: &Path) {
+    let Some(usual) = loader.usual_state_dir() else { return };
+    if let Err(error) = state_dir::remember(usual, actual) {
         warn!(
             dir = %usual.display(), state_dir = %actual.display(), %error,
             "cannot remember state_dir: should a deploy be interrupted, its services stay down at the next start until \

@@ -1,28 +1,25 @@
-//! `apps:` and the commands in it.
+//! `apps:`
 
-use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-
-use nix::unistd::{User, geteuid};
-use serde_yaml::Spanned;
 
 use crate::command::CommandSpec;
 use crate::refs::{Branches, RefPattern, RefRules};
 use crate::service::ServiceName;
 
-use super::checker::Checker;
+use super::checker::{Checker, Within};
+use super::commands::command;
 use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
 };
+use super::lined::Lined;
 use super::source::{Place, Placed, Source, Sources};
-use super::validate::DAY;
+use super::tags::TaggedApp;
+use super::validate::{DAY, SECOND};
 use super::{App, AppName, Host, values};
 
-/// For a command that names no `timeout`: long enough for a build, short enough to notice the same day.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const SETTLE: Duration = Duration::from_secs(2);
-const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// What `check` says of a time limit that the configuration leaves to the unit.
 const UNITS_OWN: &str = "the unit's own, plus 10s";
@@ -34,25 +31,24 @@ pub(super) fn apps(
     environment: Option<&str>,
     (host, tags): (&Host, bool),
 ) -> Vec<Arc<App>> {
-    let Some(items) = listed(checker, sources, tags) else { return Vec::new() };
-    if items.is_empty() && tags {
+    let Some(Listed { source, items, tagged }) = listed(checker, sources, tags) else { return Vec::new() };
+    let count = items.len() + tagged.len();
+    if count == 0 && tags {
         checker.warnings.push("no app yet: the agent waits for tags instance-agent:app:NAME".to_owned());
         return Vec::new();
     }
-    let mut names: HashMap<AppName, Place> = HashMap::new();
-    let mut apps = Vec::with_capacity(items.len());
-    for (i, item) in items.into_iter().enumerate() {
-        let key = format!("apps[{i}]");
-        let Some((place, fragment)) = checker.mapping(&key, item) else { continue };
-        let mut reader = AppReader { checker, key, place: place.clone() };
+    let mut found = Vec::with_capacity(count);
+    // Each is done with before the next is looked at: of many apps there is only one copy at a time.
+    let items = items.into_iter().map(|item| Placed::of(&source, item));
+    for (i, item) in items.chain(tagged.into_iter().map(|it| it.app)).enumerate() {
+        let key = AppKey(i);
+        let Some((place, fragment)) = checker.mapping(key, item) else { continue };
+        let mut reader = AppReader { checker, key, place };
         let Some(app) = reader.app(fragment, environment, host) else { continue };
-        if let Some(earlier) = names.insert(app.name.clone(), place.clone()) {
-            let problem =
-                format!("{:?} is also the name of the app at {earlier}: set another", app.name.as_str());
-            checker.error(&place, format!("apps[{i}].name"), problem);
-        }
-        apps.push(Arc::new(app));
+        found.push(Found { key, place: reader.place, app: Arc::new(app) });
     }
+    refuse_second_names(checker, &found);
+    let apps: Vec<_> = found.into_iter().map(|it| it.app).collect();
     if apps.is_empty() {
         checker.warnings.push(format!(
             "no app is managed here: none has a branch for the environment {}",
@@ -62,22 +58,46 @@ pub(super) fn apps(
     apps
 }
 
-/// What the highest list holds, and what tags add to it or replace in it.
-fn listed(
-    checker: &mut Checker,
-    sources: &mut Sources,
-    may_be_empty: bool,
-) -> Option<Vec<Placed<Mapping<AppFragment>>>> {
+/// An app, and where it stands.
+struct Found {
+    key: AppKey,
+    place: Place,
+    app: Arc<App>,
+}
+
+fn refuse_second_names(checker: &mut Checker, found: &[Found]) {
+    let mut by_name: Vec<_> = found.iter().collect();
+    // Stable: of two with one name, the earlier comes first.
+    by_name.sort_by(|one, other| one.app.name.cmp(&other.app.name));
+    for pair in by_name.windows(2) {
+        let [earlier, Found { key, place, app }] = pair else { continue };
+        if earlier.app.name == app.name {
+            let (name, earlier) = (app.name.as_str(), &earlier.place);
+            let problem = format!("{name:?} is also the name of the app at {earlier}: set another");
+            checker.error(place, Within(key, "name"), problem);
+        }
+    }
+}
+
+/// What the highest list holds, but for what tags replace in it, and what tags add.
+struct Listed {
+    source: Source,
+    items: Vec<Lined<Mapping<AppFragment>>>,
+    tagged: Vec<TaggedApp>,
+}
+
+/// `None`: a mistake was noted.
+fn listed(checker: &mut Checker, sources: &mut Sources, may_be_empty: bool) -> Option<Listed> {
     let mut tagged = sources.take_tagged_apps();
     let Some(field) = sources.take(|f| &mut f.apps) else {
         if tagged.is_empty() && !may_be_empty {
             let missing = "is missing: list at least one app with its repo and its service";
             checker.error(&sources.whole(), "apps", missing);
         }
-        return Some(tagged.into_iter().map(|it| it.app).collect());
+        return Some(Listed { source: Source::Default, items: Vec::new(), tagged });
     };
     let place = field.place.clone();
-    let mut items = checker.list("apps", field)?;
+    let mut items = checker.lines("apps", field)?;
     if items.is_empty() && !may_be_empty {
         checker.error(&place, "apps", "is empty: list at least one app with its repo and its service");
     }
@@ -86,12 +106,11 @@ fn listed(
     } else {
         items.retain(|item| !tagged.iter().any(|tag| is_named(item, &tag.name)));
     }
-    items.extend(tagged.into_iter().map(|it| it.app));
-    Some(items)
+    Some(Listed { source: place.source, items, tagged })
 }
 
 /// By its `name`, or by its first service.
-fn is_named(app: &Placed<Mapping<AppFragment>>, name: &str) -> bool {
+fn is_named(app: &Lined<Mapping<AppFragment>>, name: &str) -> bool {
     let Mapping::Fields(app) = &app.value else { return false };
     let first = app.services.as_ref().and_then(|services| match &services.value {
         List::Items(services) => services.first(),
@@ -101,10 +120,20 @@ fn is_named(app: &Placed<Mapping<AppFragment>>, name: &str) -> bool {
     scalar.is_some_and(|scalar| values::name(&scalar.value).is_ok_and(|it| it == name))
 }
 
+/// The key of an app by its position in the list.
+#[derive(Clone, Copy)]
+struct AppKey(usize);
+
+impl fmt::Display for AppKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "apps[{}]", self.0)
+    }
+}
+
 /// Reads one app; `place` is where its mapping begins.
 struct AppReader<'c> {
     checker: &'c mut Checker,
-    key: String,
+    key: AppKey,
     place: Place,
 }
 
@@ -113,7 +142,7 @@ impl AppReader<'_> {
     fn app(&mut self, fragment: AppFragment, environment: Option<&str>, host: &Host) -> Option<App> {
         let repo = self.placed(fragment.repo);
         let missing = "is missing: the repository as OWNER/NAME";
-        let repo = self.checker.required(&self.at("repo"), repo, (&self.place, missing), values::parsed);
+        let repo = self.checker.required(self.at("repo"), repo, (&self.place, missing), values::parsed);
         let services = self.services(fragment.service, fragment.services, host);
         let name = self.name(fragment.name, services.first());
         let tags = if let Some(tags) = fragment.tags {
@@ -129,7 +158,7 @@ impl AppReader<'_> {
         let settle = self.duration("settle", fragment.settle, "2s", (Duration::ZERO, 10 * MINUTE));
         let retries = self.placed(fragment.retries);
         let retries =
-            self.checker.or_default(&self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
+            self.checker.or_default(self.at("retries"), retries, (0, "0"), |n| values::integer(n, 0, 100));
         let stop_timeout = self.duration("stop_timeout", fragment.stop_timeout, UNITS_OWN, (SECOND, DAY));
         let start_timeout = self.duration("start_timeout", fragment.start_timeout, UNITS_OWN, (SECOND, DAY));
         if services.is_empty() {
@@ -150,8 +179,8 @@ impl AppReader<'_> {
         })
     }
 
-    fn at(&self, field: &str) -> String {
-        format!("{}.{field}", self.key)
+    fn at<'f>(&self, field: &'f str) -> Within<'f, AppKey> {
+        Within(self.key, field)
     }
 
     fn placed<T>(&self, field: Field<T>) -> Option<Placed<T>> {
@@ -166,18 +195,22 @@ impl AppReader<'_> {
         (min, max): (Duration, Duration),
     ) -> Option<Duration> {
         let value = self.placed(value);
-        self.checker.optional_or(&self.at(field), value, absent, |text| values::duration(text, min, max))
+        self.checker.optional_or(self.at(field), value, absent, |text| values::duration(text, min, max))
     }
 
-    fn command(&mut self, field: &str, value: Field<Mapping<CommandFragment>>) -> Option<CommandSpec> {
+    fn command(
+        &mut self,
+        field: &str,
+        value: Field<Mapping<Box<CommandFragment>>>,
+    ) -> Option<Box<CommandSpec>> {
         let value = self.placed(value);
-        command(self.checker, &self.at(field), value)
+        command(self.checker, &self.at(field), value).map(Box::new)
     }
 
     fn services(&mut self, one: Field<Scalar>, many: Field<List<Scalar>>, host: &Host) -> Vec<ServiceName> {
         let (field, items) = match (self.placed(one), self.placed(many)) {
             (Some(one), None) => ("service", Some(vec![one])),
-            (None, Some(many)) => ("services", self.checker.list(&self.at("services"), many)),
+            (None, Some(many)) => ("services", self.checker.list(self.at("services"), many)),
             (Some(one), Some(_)) => {
                 self.checker.error(
                     &one.place,
@@ -222,7 +255,7 @@ impl AppReader<'_> {
 
     fn name(&mut self, name: Field<Scalar>, first_service: Option<&ServiceName>) -> Option<AppName> {
         if let Some(name) = self.placed(name) {
-            let name = self.checker.optional(&self.at("name"), Some(name), values::name)?;
+            let name = self.checker.optional(self.at("name"), Some(name), values::name)?;
             return Some(AppName(name.into()));
         }
         let service = first_service?.as_str();
@@ -255,8 +288,7 @@ impl AppReader<'_> {
         let place = Place::of(&self.place.source, &field);
         match field.value {
             BranchFragment::Everywhere(branches) => {
-                let branches =
-                    Spanned { value: branches, referenced: field.referenced, defined: field.defined };
+                let branches = Lined { value: branches, line: field.line };
                 Some(Branches::Listed(self.patterns("branch", branches)))
             }
             BranchFragment::PerEnvironment(entries) => {
@@ -289,7 +321,7 @@ impl AppReader<'_> {
         }
     }
 
-    fn patterns(&mut self, field: &str, patterns: Spanned<OneOrMany>) -> Vec<RefPattern> {
+    fn patterns(&mut self, field: &str, patterns: Lined<OneOrMany>) -> Vec<RefPattern> {
         let key = self.at(field);
         let place = Place::of(&self.place.source, &patterns);
         let items = match patterns.value {
@@ -303,7 +335,7 @@ impl AppReader<'_> {
             }
         };
         if items.is_empty() {
-            self.checker.error(&place, &key, "is empty: name at least one");
+            self.checker.error(&place, key, "is empty: name at least one");
         }
         let mut values = Vec::with_capacity(items.len());
         for item in items {
@@ -311,90 +343,24 @@ impl AppReader<'_> {
                 .and_then(|text| text.parse::<RefPattern>().map_err(|problem| format!("{text:?} {problem}")));
             match pattern {
                 Ok(pattern) => {
-                    self.checker.show(&item.place, &key, pattern.to_string());
+                    self.checker.show(&item.place, key, &pattern);
                     values.push(pattern);
                 }
-                Err(problem) => self.checker.error(&item.place, &key, problem),
+                Err(problem) => self.checker.error(&item.place, key, problem),
             }
         }
         values
     }
 }
 
-/// Reads a command.
-pub(super) fn command(
-    checker: &mut Checker,
-    key: &str,
-    field: Option<Placed<Mapping<CommandFragment>>>,
-) -> Option<CommandSpec> {
-    let Some(field) = field else {
-        checker.show(&Place::DEFAULT, key, "none");
-        return None;
-    };
-    let (place, fragment) = checker.mapping(key, field)?;
-    let source = place.source.clone();
-    let placed = |field: Field<Scalar>| field.map(|field| Placed::of(&source, field));
-    let user = checker.optional_or(&format!("{key}.user"), placed(fragment.user), "the agent's own", user);
-    let dir =
-        checker.optional_or(&format!("{key}.dir"), placed(fragment.dir), "the user's home", values::path);
-    let timeout = checker.or_default(
-        &format!("{key}.timeout"),
-        placed(fragment.timeout),
-        (COMMAND_TIMEOUT, "10m"),
-        |text| values::duration(text, SECOND, DAY),
-    );
-    let key = format!("{key}.command");
-    let Some(argv_field) = fragment.command else {
-        checker.error(&place, key, "is missing: the program and its arguments, as a list");
-        return None;
-    };
-    let argv_field = Placed::of(&source, argv_field);
-    let at = argv_field.place.clone();
-    let argv = argv(checker, &key, argv_field)?;
-    checker.show(&at, key, shown_argv(&argv));
-    Some(CommandSpec { argv, user, dir, timeout })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Reads a program and its arguments.
-pub(super) fn argv(checker: &mut Checker, key: &str, field: Placed<List<Scalar>>) -> Option<Vec<String>> {
-    if let List::Other(kind) = field.value {
-        let problem = format!("is {kind}, but must be a list: the program and each argument, no shell line");
-        checker.error(&field.place, key, problem);
-        return None;
-    }
-    let place = field.place.clone();
-    let items = checker.list(key, field)?;
-    let argv = checker.each(key, &items, argument);
-    if argv.len() < items.len() {
-        return None;
-    }
-    if argv.first().is_none_or(String::is_empty) {
-        checker.error(&place, key, "names no program: the list must begin with one");
-        return None;
-    }
-    Some(argv)
-}
-
-/// An argument may be empty and may be a number, unlike other text.
-fn argument(scalar: &Scalar) -> Result<String, String> {
-    match scalar {
-        Scalar::Text(text) if text.is_empty() => Ok(String::new()),
-        Scalar::Integer(number) => Ok(number.to_string()),
-        scalar => values::text(scalar),
-    }
-}
-
-pub(super) fn shown_argv(argv: &[String]) -> String {
-    format!("{argv:?}")
-}
-
-fn user(scalar: &Scalar) -> Result<String, String> {
-    let name = values::text(scalar)?;
-    let user = User::from_name(&name).map_err(|error| format!("{name:?}: cannot be looked up: {error}"))?;
-    let user = user.ok_or_else(|| format!("{name:?}: no such user on this host"))?;
-    if geteuid().is_root() || geteuid() == user.uid {
-        Ok(name)
-    } else {
-        Err(format!("{name:?}: only an agent that runs as root can run commands as another user"))
+    /// Some hosts have thousands.
+    #[test]
+    fn an_app_and_what_it_is_read_from_are_small() {
+        let (app, fragment) = (size_of::<App>(), size_of::<Lined<Mapping<AppFragment>>>());
+        assert!(app <= 184 && fragment <= 440, "{app} {fragment}");
     }
 }

@@ -1,7 +1,11 @@
 //! Collects mistakes, and what each setting is and comes from, while fields are read.
 
+use std::collections::HashSet;
+use std::fmt::{self, Display};
+
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{List, Mapping, Scalar};
+use super::lined::Lined;
 use super::source::{Place, Placed};
 
 /// One effective setting.
@@ -15,12 +19,24 @@ pub struct Shown {
     pub place: Place,
 }
 
+/// A key inside of what another names, such as `apps[0].repo`: written out only where somebody is to see it.
+#[derive(Clone, Copy)]
+pub(super) struct Within<'f, P>(pub(super) P, pub(super) &'f str);
+
+impl<P: Display> Display for Within<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Checker {
     errors: Vec<ConfigError>,
     pub(super) shown: Vec<Shown>,
     unshown: bool,
     pub(super) warnings: Vec<String>,
+    /// Those that commands may run as: most commands have the same, and each look-up reads files.
+    pub(super) users: HashSet<String>,
 }
 
 impl Checker {
@@ -28,27 +44,28 @@ impl Checker {
         Self { unshown, ..Self::default() }
     }
 
-    pub(super) fn error(&mut self, place: &Place, key: impl Into<String>, problem: impl Into<String>) {
-        self.errors.push(ConfigError::of_key(place.clone(), key, problem));
+    pub(super) fn error(&mut self, place: &Place, key: impl Display, problem: impl Into<String>) {
+        self.errors.push(ConfigError::of_key(place.clone(), key.to_string(), problem));
     }
 
-    pub(super) fn show(&mut self, place: &Place, key: impl Into<String>, value: impl Into<String>) {
+    pub(super) fn show(&mut self, place: &Place, key: impl Display, value: impl Display) {
         if !self.unshown {
-            self.shown.push(Shown { key: key.into(), value: value.into(), place: place.clone() });
+            let (key, value) = (key.to_string(), value.to_string());
+            self.shown.push(Shown { key, value, place: place.clone() });
         }
     }
 
     /// The value, if the field is there and valid.
     pub(super) fn optional<T>(
         &mut self,
-        key: &str,
+        key: impl Display,
         field: Option<Placed<Scalar>>,
         parse: impl FnOnce(&Scalar) -> Result<T, String>,
     ) -> Option<T> {
         let field = field?;
         match parse(&field.value) {
             Ok(value) => {
-                self.show(&field.place, key, written(&field.value));
+                self.show(&field.place, key, &field.value);
                 Some(value)
             }
             Err(problem) => {
@@ -61,13 +78,13 @@ impl Checker {
     /// The value, if the field is there and valid; `absent` says what holds where it is not there.
     pub(super) fn optional_or<T>(
         &mut self,
-        key: &str,
+        key: impl Display,
         field: Option<Placed<Scalar>>,
         absent: &str,
         parse: impl FnOnce(&Scalar) -> Result<T, String>,
     ) -> Option<T> {
         if field.is_none() {
-            self.show(&Place::DEFAULT, key, absent);
+            self.show(&Place::DEFAULT, &key, absent);
         }
         self.optional(key, field, parse)
     }
@@ -75,7 +92,7 @@ impl Checker {
     /// The value, or the default with the text that stands for it.
     pub(super) fn or_default<T>(
         &mut self,
-        key: &str,
+        key: impl Display,
         field: Option<Placed<Scalar>>,
         default: (T, &str),
         parse: impl FnOnce(&Scalar) -> Result<T, String>,
@@ -86,21 +103,25 @@ impl Checker {
     /// The value of a field that must be there; `None` only after a mistake was noted.
     pub(super) fn required<T>(
         &mut self,
-        key: &str,
+        key: impl Display,
         field: Option<Placed<Scalar>>,
         (parent, problem): (&Place, &str),
         parse: impl FnOnce(&Scalar) -> Result<T, String>,
     ) -> Option<T> {
         if field.is_none() {
-            self.error(parent, key, problem);
+            self.error(parent, &key, problem);
         }
         self.optional(key, field, parse)
     }
 
     /// The fields of a mapping.
-    pub(super) fn mapping<T>(&mut self, key: &str, mapping: Placed<Mapping<T>>) -> Option<(Place, T)> {
+    pub(super) fn mapping<T>(
+        &mut self,
+        key: impl Display,
+        mapping: Placed<Mapping<T>>,
+    ) -> Option<(Place, T)> {
         match mapping.value {
-            Mapping::Fields(fields) => Some((mapping.place, *fields)),
+            Mapping::Fields(fields) => Some((mapping.place, fields)),
             Mapping::Other(kind) => {
                 self.error(&mapping.place, key, format!("is {kind}, but must be a mapping"));
                 None
@@ -109,11 +130,16 @@ impl Checker {
     }
 
     /// The items of a list.
-    pub(super) fn list<T>(&mut self, key: &str, list: Placed<List<T>>) -> Option<Vec<Placed<T>>> {
+    pub(super) fn list<T>(&mut self, key: impl Display, list: Placed<List<T>>) -> Option<Vec<Placed<T>>> {
+        let source = list.place.source.clone();
+        let items = self.lines(key, list)?;
+        Some(items.into_iter().map(|item| Placed::of(&source, item)).collect())
+    }
+
+    /// The items of a list, which all have its source.
+    pub(super) fn lines<T>(&mut self, key: impl Display, list: Placed<List<T>>) -> Option<Vec<Lined<T>>> {
         match list.value {
-            List::Items(items) => {
-                Some(items.into_iter().map(|item| Placed::of(&list.place.source, item)).collect())
-            }
+            List::Items(items) => Some(items),
             List::Other(kind) => {
                 self.error(&list.place, key, format!("is {kind}, but must be a list"));
                 None
@@ -124,7 +150,7 @@ impl Checker {
     /// Each item of a list of scalars that is valid.
     pub(super) fn each<T>(
         &mut self,
-        key: &str,
+        key: impl Display,
         items: &[Placed<Scalar>],
         parse: impl Fn(&Scalar) -> Result<T, String>,
     ) -> Vec<T> {
@@ -146,11 +172,14 @@ impl Checker {
     }
 }
 
-fn written(scalar: &Scalar) -> String {
-    match scalar {
-        Scalar::Text(text) => text.clone(),
-        Scalar::Integer(number) => number.to_string(),
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Other(kind) => (*kind).to_owned(),
+/// As a configuration file would say it.
+impl Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Integer(digits) => f.write_str(digits),
+            Self::Bool(value) => value.fmt(f),
+            Self::Other(kind) => f.write_str(kind),
+        }
     }
 }

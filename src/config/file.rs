@@ -67,7 +67,7 @@ pub(super) fn fields(
 ) -> Result<Option<Fragment>, ConfigErrors> {
     match (mapping, key) {
         (None, _) => Ok(None),
-        (Some(Mapping::Fields(fragment)), _) => Ok(Some(*fragment)),
+        (Some(Mapping::Fields(fragment)), _) => Ok(Some(fragment)),
         (Some(Mapping::Other(kind)), None) => {
             let problem = format!("holds {kind}, but must be a mapping with the keys mqtt, apps, …");
             Err(ConfigError::of_source(place.clone(), problem).into())

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde_yaml::{Location, Spanned};
-
 use super::error::{ConfigError, ConfigErrors};
 use super::fragment::{
     AppFragment, BranchFragment, Ec2Fragment, Fragment, List, Mapping, MqttFragment, OneOrMany, Scalar,
 };
+use super::lined::Lined;
 use super::source::{Place, Source};
 
 /// The flags that say what a file could say.
@@ -35,7 +34,10 @@ impl Flags {
             let mqtt = MqttFragment { url: Some(text(url)), ..MqttFragment::default() };
             add(
                 "--broker",
-                Fragment { mqtt: Some(spanned(Mapping::Fields(Box::new(mqtt)))), ..Fragment::default() },
+                Fragment {
+                    mqtt: Some(Lined::nowhere(Mapping::Fields(Box::new(mqtt)))),
+                    ..Fragment::default()
+                },
             );
         }
         if let Some(environment) = &self.environment {
@@ -46,43 +48,39 @@ impl Flags {
             add("--state-dir", Fragment { state_dir: Some(text(dir)), ..Fragment::default() });
         }
         if self.ec2_tags {
-            let ec2 = Ec2Fragment { tags: Some(spanned(Scalar::Bool(true))), ..Ec2Fragment::default() };
-            let ec2 = Some(spanned(Mapping::Fields(Box::new(ec2))));
+            let ec2 =
+                Ec2Fragment { tags: Some(Lined::nowhere(Scalar::Bool(true))), ..Ec2Fragment::default() };
+            let ec2 = Some(Lined::nowhere(Mapping::Fields(Box::new(ec2))));
             add("--ec2-tags", Fragment { ec2, ..Fragment::default() });
         }
         if !self.apps.is_empty() {
             let apps = self.apps.iter().map(|it| app(it)).collect::<Result<_, _>>()?;
-            add("--app", Fragment { apps: Some(spanned(List::Items(apps))), ..Fragment::default() });
+            add("--app", Fragment { apps: Some(Lined::nowhere(List::Items(apps))), ..Fragment::default() });
         }
         Ok(fragments)
     }
 }
 
-fn app(text_of_app: &str) -> Result<Spanned<Mapping<AppFragment>>, ConfigErrors> {
+fn app(text_of_app: &str) -> Result<Lined<Mapping<AppFragment>>, ConfigErrors> {
     let malformed = || mistake("--app", format!("{text_of_app:?} must be OWNER/REPO[@BRANCH]=SERVICE"));
-    app_of(text_of_app).map(|app| spanned(Mapping::Fields(Box::new(app)))).ok_or_else(malformed)
+    app_of(text_of_app).map(|app| Lined::nowhere(Mapping::Fields(app))).ok_or_else(malformed)
 }
 
 /// `OWNER/REPO[@BRANCH]=SERVICE`. A branch may contain `=`, a service may not: hence the last one divides.
 pub(super) fn app_of(text_of_app: &str) -> Option<AppFragment> {
     let (target, service) = text_of_app.rsplit_once('=')?;
     let (repo, branch) = target.split_once('@').map_or((target, None), |(repo, branch)| (repo, Some(branch)));
-    let branch =
-        branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.to_owned()))));
+    let branch = branch.map(|branch| BranchFragment::Everywhere(OneOrMany::One(Scalar::Text(branch.into()))));
     Some(AppFragment {
         repo: Some(text(repo)),
         service: Some(text(service)),
-        branch: branch.map(spanned),
+        branch: branch.map(Lined::nowhere),
         ..AppFragment::default()
     })
 }
 
-pub(super) fn spanned<T>(value: T) -> Spanned<T> {
-    Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
-}
-
-pub(super) fn text(value: &str) -> Spanned<Scalar> {
-    spanned(Scalar::Text(value.to_owned()))
+pub(super) fn text(value: &str) -> Lined<Scalar> {
+    Lined::nowhere(Scalar::Text(value.into()))
 }
 
 fn mistake(flag: &'static str, problem: String) -> ConfigErrors {

@@ -9,16 +9,17 @@ use std::marker::PhantomData;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_yaml::Spanned;
+
+use super::lined::Lined;
 
 /// A field with the place where it stands.
-pub(super) type Field<T> = Option<Spanned<T>>;
+pub(super) type Field<T> = Option<Lined<T>>;
 
 /// The whole document.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Fragment {
-    pub(super) mqtt: Field<Mapping<MqttFragment>>,
+    pub(super) mqtt: Field<Mapping<Box<MqttFragment>>>,
     pub(super) environment: Field<Scalar>,
     pub(super) service_manager: Field<ManagerFragment>,
     pub(super) max_parallel: Field<Scalar>,
@@ -26,8 +27,8 @@ pub(super) struct Fragment {
     pub(super) state_dir: Field<Scalar>,
     pub(super) webhook_secret_file: Field<Scalar>,
     pub(super) max_push_age: Field<Scalar>,
-    pub(super) on_outcome: Field<Mapping<CommandFragment>>,
-    pub(super) ec2: Field<Mapping<Ec2Fragment>>,
+    pub(super) on_outcome: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) ec2: Field<Mapping<Box<Ec2Fragment>>>,
     pub(super) apps: Field<List<Mapping<AppFragment>>>,
 }
 
@@ -69,9 +70,9 @@ pub(super) struct AppFragment {
     pub(super) services: Field<List<Scalar>>,
     pub(super) branch: Field<BranchFragment>,
     pub(super) tags: Field<OneOrMany>,
-    pub(super) prepare: Field<Mapping<CommandFragment>>,
-    pub(super) update: Field<Mapping<CommandFragment>>,
-    pub(super) check: Field<Mapping<CommandFragment>>,
+    pub(super) prepare: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) update: Field<Mapping<Box<CommandFragment>>>,
+    pub(super) check: Field<Mapping<Box<CommandFragment>>>,
     pub(super) settle: Field<Scalar>,
     pub(super) retries: Field<Scalar>,
     pub(super) stop_timeout: Field<Scalar>,
@@ -104,8 +105,9 @@ pub(super) const DECIMAL: &str = "a decimal number";
 /// Text, or a number written without quotes; of anything else only the kind is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scalar {
-    Text(String),
-    Integer(i128),
+    Text(Box<str>),
+    /// In digits.
+    Integer(Box<str>),
     Bool(bool),
     Other(&'static str),
 }
@@ -113,14 +115,14 @@ pub(super) enum Scalar {
 /// A list, or the kind of what stands there instead.
 #[derive(Debug, Clone)]
 pub(super) enum List<T> {
-    Items(Vec<Spanned<T>>),
+    Items(Vec<Lined<T>>),
     Other(&'static str),
 }
 
 /// A mapping, or the kind of what stands there instead.
 #[derive(Debug, Clone)]
 pub(super) enum Mapping<T> {
-    Fields(Box<T>),
+    Fields(T),
     Other(&'static str),
 }
 
@@ -128,7 +130,7 @@ pub(super) enum Mapping<T> {
 #[derive(Debug, Clone)]
 pub(super) enum OneOrMany {
     One(Scalar),
-    Many(Vec<Spanned<Scalar>>),
+    Many(Vec<Lined<Scalar>>),
     Other(&'static str),
 }
 
@@ -136,7 +138,7 @@ pub(super) enum OneOrMany {
 #[derive(Debug, Clone)]
 pub(super) enum BranchFragment {
     Everywhere(OneOrMany),
-    PerEnvironment(Vec<(Spanned<Scalar>, Spanned<OneOrMany>)>),
+    PerEnvironment(Vec<(Lined<Scalar>, Lined<OneOrMany>)>),
 }
 
 /// `service_manager:`, by name or as templates.
@@ -163,15 +165,15 @@ impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Text(text.to_owned())))
+        Ok(T::scalar(Scalar::Text(text.into())))
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Integer(number.into())))
+        Ok(T::scalar(Scalar::Integer(number.to_string().into())))
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Integer(number.into())))
+        Ok(T::scalar(Scalar::Integer(number.to_string().into())))
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<T, E> {
@@ -255,7 +257,7 @@ impl<'de, T: Deserialize<'de>> FromNode<'de> for Mapping<T> {
     }
 
     fn mapping<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(|fields| Self::Fields(Box::new(fields)))
+        T::deserialize(MapAccessDeserializer::new(map)).map(Self::Fields)
     }
 }
 

@@ -2,6 +2,7 @@
 //! metadata service.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use crate::ec2::InstanceId;
 use crate::imds::{Imds, ImdsError, Limit, Tags};
 
 use super::error::{ConfigError, ConfigErrors};
+use super::fragment::Fragment;
 use super::source::{self, Place, Source, Sources};
 use super::user_data::{self, Form, UserData};
 use super::{Host, Loaded, Request, tags, validate};
@@ -33,7 +35,8 @@ pub struct Loader {
     watches_tags: bool,
     /// The metadata service has said what is not in force yet.
     has_news: bool,
-
+    /// `None`: a source on this host names another, or none was read yet.
+    usual_state_dir: Option<PathBuf>,
     /// Nobody is shown what each setting was taken from.
     unshown: bool,
 }
@@ -56,7 +59,7 @@ pub enum LoadError {
         without: Option<ConfigErrors>,
     },
     /// The program is at fault.
-    #[error("the configuration could not be validated: {0}")]
+    #[error("the configuration could not be read: {0}")]
     Panic(String),
 }
 
@@ -94,6 +97,7 @@ impl Loader {
             tags: None,
             watches_tags: false,
             has_news: false,
+            usual_state_dir: None,
             unshown: false,
         })
     }
@@ -101,6 +105,11 @@ impl Loader {
     /// Leaves [`Loaded::shown`] empty: with many apps it takes more memory than the settings.
     pub fn show_nothing(&mut self) {
         self.unshown = true;
+    }
+
+    /// Where the state directory is when no source names another. `None`: one on this host did, when it was read last.
+    pub fn usual_state_dir(&self) -> Option<&Path> {
+        self.usual_state_dir.as_deref()
     }
 
     /// What the program's arguments said.
@@ -120,7 +129,9 @@ impl Loader {
 
     /// Reads, merges and validates every source; waits for the metadata service for at most `limit`.
     pub async fn load(&mut self, limit: Duration) -> Result<Loaded, LoadError> {
-        let local = source::read(&self.request)?;
+        let request = self.request.clone();
+        let local = aside(move || source::read(&request)).await?;
+        self.usual_state_dir = local.state_dir().is_none().then(super::default_state_dir);
         let mut warnings = Vec::new();
         let trouble = self.consult(&local, limit).await?;
         warnings.extend(trouble.as_ref().map(ToString::to_string));
@@ -198,7 +209,7 @@ impl Loader {
         if let Some(Err(mistakes)) = &self.user_data {
             return Err(mistakes.clone().into());
         }
-        if !self.with_user_data(local.clone()).want_tags() {
+        if !self.want_tags(local) {
             return Ok(None);
         }
         Ok(self.fetch_tags(deadline.into()).await?)
@@ -236,7 +247,7 @@ impl Loader {
 
     /// What is known already may do.
     async fn lacks_without(&self, local: &Sources) -> Lack {
-        if self.with_user_data(local.clone()).want_tags() && self.tags.is_none() {
+        if self.want_tags(local) && self.tags.is_none() {
             return Lack::Tags;
         }
         let validated = match self.merged(local.clone(), &mut Vec::new()) {
@@ -249,11 +260,15 @@ impl Loader {
         }
     }
 
-    fn with_user_data(&self, mut sources: Sources) -> Sources {
-        if let Some(Ok(UserData::Configuration(source, fragment))) = &self.user_data {
-            sources.add_lowest(source.clone(), (**fragment).clone());
+    fn configured_by_user_data(&self) -> Option<(&Source, &Fragment)> {
+        match &self.user_data {
+            Some(Ok(UserData::Configuration(source, fragment))) => Some((source, fragment)),
+            _ => None,
         }
-        sources
+    }
+
+    fn want_tags(&self, local: &Sources) -> bool {
+        local.want_tags(self.configured_by_user_data().map(|(_, fragment)| fragment))
     }
 
     fn merged(&self, local: Sources, warnings: &mut Vec<String>) -> Result<Sources, ConfigErrors> {
@@ -264,8 +279,12 @@ impl Loader {
             }
             warnings.push(format!("user-data is not used: it is {what}"));
         }
-        let mut sources = self.with_user_data(local);
-        if let (true, Some(tags)) = (sources.want_tags(), &self.tags) {
+        let want_tags = self.want_tags(&local);
+        let mut sources = local;
+        if let Some((source, fragment)) = self.configured_by_user_data() {
+            sources.add_lowest(source.clone(), fragment.clone());
+        }
+        if let (true, Some(tags)) = (want_tags, &self.tags) {
             let tagged = tags::read(tags)?;
             warnings.extend_from_slice(&tagged.warnings);
             sources.add_tags(tagged);
@@ -275,11 +294,7 @@ impl Loader {
 
     async fn validated(&self, sources: Sources) -> Result<Loaded, LoadError> {
         let (host, may_ask, unshown) = (self.host.clone(), self.imds.is_some(), self.unshown);
-        // Looks up users and opens files, which may take its time.
-        let validating =
-            tokio::task::spawn_blocking(move || validate::settings(sources, &host, may_ask, unshown));
-        let validated = validating.await;
-        Ok(validated.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+        aside(move || validate::settings(sources, &host, may_ask, unshown)).await
     }
 
     /// Where no document says anything, what is missing may be in user-data that was not understood.
@@ -309,6 +324,14 @@ impl Loader {
     }
 }
 
+/// Opens files, looks up users, takes time where there are many apps: not for the thread that all else waits for.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConfigErrors> + Send + 'static,
+) -> Result<T, LoadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|panic| LoadError::Panic(panic.to_string()))??)
+}
+
 /// What is missing for a start without the metadata service.
 #[derive(Debug, PartialEq, Eq)]
 enum Lack {
@@ -324,5 +347,31 @@ impl Lack {
             Self::Nothing | Self::Tags => None,
         };
         LoadError::Metadata { trouble, without }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_usual_state_directory_is_one_that_no_source_on_this_host_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        let rest = "mqtt: {url: mqtt://localhost, client_id: a}\napps: [{repo: acme/api, service: api}]\n";
+        let usual = Some(super::super::default_state_dir());
+        for (state_dir, flag, expected) in [
+            ("", None, usual.as_deref()),
+            ("state_dir: /srv/state\n", None, None),
+            ("", Some("/srv/state"), None),
+        ] {
+            std::fs::write(&file, format!("{state_dir}{rest}")).unwrap();
+            let flags = crate::config::Flags { state_dir: flag.map(PathBuf::from), ..Default::default() };
+            let request = Request { file: Some(file.clone()), flags };
+            let mut loader = Loader::new(request, Host::detect(), None).unwrap();
+            loader.load(Duration::ZERO).await.unwrap();
+            assert_eq!(loader.usual_state_dir(), expected, "{state_dir:?} {flag:?}");
+        }
     }
 }

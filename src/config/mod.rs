@@ -2,11 +2,13 @@
 
 mod apps;
 mod checker;
+mod commands;
 mod error;
 mod file;
 mod flags;
 mod fragment;
 mod host;
+mod lined;
 mod loader;
 mod source;
 mod tags;
@@ -106,11 +108,11 @@ pub struct App {
     /// The refs that deploy it.
     pub refs: RefRules,
     /// Runs before the services stop.
-    pub prepare: Option<CommandSpec>,
+    pub prepare: Option<Box<CommandSpec>>,
     /// Runs while they are down.
-    pub update: Option<CommandSpec>,
+    pub update: Option<Box<CommandSpec>>,
     /// Runs when they are up again.
-    pub check: Option<CommandSpec>,
+    pub check: Option<Box<CommandSpec>>,
     /// How long the services must stay up to count as started.
     pub settle: Duration,
     /// How often a failed deploy is tried again.
@@ -179,19 +181,12 @@ pub fn state_dir(request: &Request) -> PathBuf {
     named_state_dir(request).unwrap_or_else(|| state_dir::follow(default_state_dir()))
 }
 
-/// Where the state directory is when no source names another. `None`: one on this host does.
-pub fn usual_state_dir(request: &Request) -> Option<PathBuf> {
-    named_state_dir(request).is_none().then(default_state_dir)
-}
-
 fn named_state_dir(request: &Request) -> Option<PathBuf> {
-    let sources = source::read(request).ok();
-    let named = sources.and_then(|mut sources| sources.take(|fragment| &mut fragment.state_dir));
-    let named = named.and_then(|named| values::path(&named.value).ok());
+    let named = source::read(request).ok().and_then(|sources| sources.state_dir());
     let flag = || request.flags.state_dir.clone();
     let in_invalid_file = || {
         let text = file::value_of("state_dir", request.path())?;
-        values::path(&fragment::Scalar::Text(text)).ok()
+        values::path(&fragment::Scalar::Text(text.into())).ok()
     };
     named.or_else(flag).or_else(in_invalid_file)
 }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_yaml::Spanned;
-
 use super::error::{ConfigError, ConfigErrors};
 use super::file;
 use super::flags::Flags;
 use super::fragment::{Ec2Fragment, Field, Fragment, Mapping, MqttFragment, Scalar};
+use super::lined::Lined;
 use super::tags::{Tagged, TaggedApp};
 use super::user_data::Form;
+use super::values;
 
 /// Read when no `--config` names another; may be missing.
 pub const DEFAULT_FILE: &str = "/etc/instance-agent/config.yaml";
@@ -65,8 +65,8 @@ pub struct Place {
 impl Place {
     pub(super) const DEFAULT: Self = Self { source: Source::Default, line: None };
 
-    pub(super) fn of<T>(source: &Source, field: &Spanned<T>) -> Self {
-        let line = Some(field.referenced.line()).filter(|line| *line > 0 && source.is_document());
+    pub(super) fn of<T>(source: &Source, field: &Lined<T>) -> Self {
+        let line = Some(field.line.into()).filter(|line| *line > 0 && source.is_document());
         Self { source: source.clone(), line }
     }
 }
@@ -86,7 +86,7 @@ pub(super) struct Placed<T> {
 }
 
 impl<T> Placed<T> {
-    pub(super) fn of(source: &Source, field: Spanned<T>) -> Self {
+    pub(super) fn of(source: &Source, field: Lined<T>) -> Self {
         Self { place: Place::of(source, &field), value: field.value }
     }
 }
@@ -131,13 +131,20 @@ impl Sources {
         self.tagged_apps = tagged.apps;
     }
 
-    /// Whether tags are to be read, as the highest source that speaks of it says.
-    pub(super) fn want_tags(&self) -> bool {
-        let said = self.fragments.iter().find_map(|(_, fragment)| match &fragment.ec2.as_ref()?.value {
+    /// Whether tags are to be read, as the highest source that speaks of it says. `lowest`: one below these.
+    pub(super) fn want_tags(&self, lowest: Option<&Fragment>) -> bool {
+        let mut fragments = self.fragments.iter().map(|(_, fragment)| fragment).chain(lowest);
+        let said = fragments.find_map(|fragment| match &fragment.ec2.as_ref()?.value {
             Mapping::Fields(ec2) => Some(&ec2.tags.as_ref()?.value),
             Mapping::Other(_) => None,
         });
         said == Some(&Scalar::Bool(true))
+    }
+
+    /// The state directory, as the highest source that speaks of it says; `None` where that is invalid, too.
+    pub(super) fn state_dir(&self) -> Option<PathBuf> {
+        let said = self.fragments.iter().find_map(|(_, fragment)| fragment.state_dir.as_ref())?;
+        values::path(&said.value).ok()
     }
 
     /// Takes the apps that tags name, and leaves none.
@@ -199,7 +206,7 @@ impl Sources {
     }
 }
 
-fn not_a_mapping<T>(source: &Source, field: &Spanned<Mapping<T>>) -> Option<Placed<&'static str>> {
+fn not_a_mapping<T>(source: &Source, field: &Lined<Mapping<T>>) -> Option<Placed<&'static str>> {
     let Mapping::Other(kind) = field.value else { return None };
     Some(Placed { value: kind, place: Place::of(source, field) })
 }

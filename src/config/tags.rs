@@ -1,13 +1,12 @@
 //! Tags of the instance → fragments. They supply its environment and apps, and nothing else: whoever may tag an instance
 //! must not be able to point its agent at another broker.
 
-use serde_yaml::Spanned;
-
 use crate::imds::Tags;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::flags::{app_of, spanned, text};
+use super::flags::{app_of, text};
 use super::fragment::{AppFragment, Fragment, Mapping};
+use super::lined::Lined;
 use super::source::{Place, Placed, Source};
 use super::values;
 
@@ -62,12 +61,12 @@ pub(super) fn read(tags: &Tags) -> Result<Tagged, ConfigErrors> {
     Ok(tagged)
 }
 
-fn app(name: &str, value: &str) -> Result<Spanned<Mapping<AppFragment>>, String> {
+fn app(name: &str, value: &str) -> Result<Lined<Mapping<AppFragment>>, String> {
     if !values::is_name(name) {
         return Err(values::not_a_name(name));
     }
     let app = app_of(value).ok_or("its value must be OWNER/REPO[@BRANCH]=SERVICE")?;
-    Ok(spanned(Mapping::Fields(Box::new(AppFragment { name: Some(text(name)), ..app }))))
+    Ok(Lined::nowhere(Mapping::Fields(AppFragment { name: Some(text(name)), ..app })))
 }
 
 impl Source {

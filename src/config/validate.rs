@@ -7,15 +7,14 @@ use crate::mqtt::{self, MqttSettings, Protocol, TlsSettings};
 use crate::service::{CustomManager, ManagerChoice, Template};
 use crate::topic::TopicPattern;
 
-use super::apps;
-use super::checker::Checker;
+use super::checker::{Checker, Within};
 use super::error::ConfigErrors;
 use super::fragment::{CustomFragment, List, ManagerFragment, MqttFragment, Scalar};
 use super::source::{Place, Placed, Sources};
 use super::values::{self, BrokerUrl};
-use super::{Host, Loaded, Settings, Subscribe, trust};
+use super::{Host, Loaded, Settings, Subscribe, apps, commands, trust};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where packages put it (FHS 3.0, 5.8); systemd's StateDirectory= makes the same path.
 pub(super) const STATE_DIR: &str = "/var/lib/instance-agent";
@@ -64,7 +63,7 @@ pub(super) fn settings(
         values::directory,
     );
     let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
-    let on_outcome = apps::command(&mut checker, "on_outcome", sources.take(|f| &mut f.on_outcome));
+    let on_outcome = commands::command(&mut checker, &"on_outcome", sources.take(|f| &mut f.on_outcome));
     let tags = tags(&mut checker, &mut sources, host, may_ask);
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), (host, tags.are_read));
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {
@@ -282,7 +281,7 @@ fn custom_manager(checker: &mut Checker, place: &Place, custom: CustomFragment) 
     let missing = "is missing: what logs shall call this service manager";
     let name = checker.required("service_manager.name", name, (place, missing), values::name);
     let mut template = |key: &str, argv: super::fragment::Field<List<Scalar>>| {
-        let key = format!("service_manager.{key}");
+        let key = &Within("service_manager", key);
         let Some(argv) = argv.map(|argv| Placed::of(&place.source, argv)) else {
             checker.error(
                 place,
@@ -292,8 +291,8 @@ fn custom_manager(checker: &mut Checker, place: &Place, custom: CustomFragment) 
             return None;
         };
         let at = argv.place.clone();
-        let argv = apps::argv(checker, &key, argv)?;
-        checker.show(&at, &key, apps::shown_argv(&argv));
+        let argv = commands::argv(checker, key, argv)?;
+        checker.show(&at, key, format_args!("{argv:?}"));
         Template::new(argv).map_err(|problem| checker.error(&at, key, problem.to_string())).ok()
     };
     let stop = template("stop", custom.stop);

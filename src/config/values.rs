@@ -15,7 +15,7 @@ pub(super) fn text(scalar: &Scalar) -> Result<String, String> {
     match scalar {
         Scalar::Text(text) if text.is_empty() => Err("is empty".to_owned()),
         Scalar::Text(text) if text.contains(char::is_control) => Err("holds control characters".to_owned()),
-        Scalar::Text(text) => Ok(text.clone()),
+        Scalar::Text(text) => Ok(text.to_string()),
         Scalar::Integer(_) | Scalar::Bool(_) | Scalar::Other(DECIMAL) => {
             Err(format!("is {}, but must be text: put it in quotes", scalar.kind()))
         }
@@ -35,7 +35,7 @@ where
 /// One of a few words.
 pub(super) fn choice<T: Copy>(scalar: &Scalar, allowed: &[(&'static str, T)]) -> Result<T, String> {
     let text = match scalar {
-        Scalar::Integer(number) => number.to_string(),
+        Scalar::Integer(digits) => digits.to_string(),
         scalar => text(scalar)?,
     };
     allowed.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
@@ -54,7 +54,7 @@ pub(super) fn boolean(scalar: &Scalar) -> Result<bool, String> {
 pub(super) fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, String> {
     let allowed = || format!("must be a whole number from {min} to {max}, written in digits");
     let number = match scalar {
-        Scalar::Integer(number) => u32::try_from(*number).map_err(|_| format!("{number}: {}", allowed()))?,
+        Scalar::Integer(digits) => digits.parse().map_err(|_| format!("{digits}: {}", allowed()))?,
         scalar => return Err(format!("is {}, but {}", scalar.kind(), allowed())),
     };
     if (min..=max).contains(&number) { Ok(number) } else { Err(format!("{number}: {}", allowed())) }
@@ -62,7 +62,7 @@ pub(super) fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, String
 
 pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<Duration, String> {
     let (text, parsed) = match scalar {
-        Scalar::Integer(0) => ("0".to_owned(), Ok(Duration::ZERO)),
+        Scalar::Integer(digits) if **digits == *"0" => ("0".to_owned(), Ok(Duration::ZERO)),
         Scalar::Integer(number) => {
             return Err(format!("{number}: a duration needs a unit, such as {number}s or {number}m"));
         }
@@ -88,9 +88,7 @@ pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<
 pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String> {
     let range = || format!("must be from {} to {}", in_units(min), in_units(max));
     let bytes = match scalar {
-        Scalar::Integer(number) => {
-            u64::try_from(*number).map_err(|_| format!("{number} bytes: {}", range()))?
-        }
+        Scalar::Integer(digits) => digits.parse().map_err(|_| format!("{digits} bytes: {}", range()))?,
         Scalar::Other(DECIMAL) => {
             return Err(format!(
                 "is {DECIMAL}, but must be a whole number written in digits, or have a unit, such as 32MiB"
@@ -153,7 +151,7 @@ pub(super) fn directory(scalar: &Scalar) -> Result<PathBuf, String> {
 /// A name that becomes part of file names and unit names.
 pub(super) fn name(scalar: &Scalar) -> Result<String, String> {
     let name = match scalar {
-        Scalar::Integer(number) => number.to_string(),
+        Scalar::Integer(digits) => digits.to_string(),
         scalar => text(scalar)?,
     };
     if is_name(&name) { Ok(name) } else { Err(not_a_name(&name)) }
@@ -289,9 +287,9 @@ mod tests {
         assert_eq!(read("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(read("soon").unwrap_err().contains("no duration"));
         assert!(read("1s").unwrap_err().contains("from 5s to 1h"));
-        let number = duration(&Scalar::Integer(30), Duration::ZERO, Duration::MAX).unwrap_err();
+        let number = duration(&Scalar::Integer("30".into()), Duration::ZERO, Duration::MAX).unwrap_err();
         assert!(number.contains("needs a unit, such as 30s"), "{number}");
-        assert_eq!(duration(&Scalar::Integer(0), Duration::ZERO, Duration::MAX), Ok(Duration::ZERO));
+        assert_eq!(duration(&Scalar::Integer("0".into()), Duration::ZERO, Duration::MAX), Ok(Duration::ZERO));
     }
 
     #[test]
@@ -299,7 +297,7 @@ mod tests {
         let read = |text: &str| size(&Scalar::Text(text.into()), 1024, 1 << 30);
         assert_eq!(read("32MiB"), Ok(32 << 20));
         assert_eq!(read("1MB"), Ok(1_000_000));
-        assert_eq!(size(&Scalar::Integer(2048), 1024, 1 << 30), Ok(2048));
+        assert_eq!(size(&Scalar::Integer("2048".into()), 1024, 1 << 30), Ok(2048));
         assert!(read("many").unwrap_err().contains("no size"));
         assert!(read("1B").unwrap_err().contains("from"));
     }

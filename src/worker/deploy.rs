@@ -83,7 +83,7 @@ impl Deploy<'_> {
             return;
         }
         let environment = self.environment(Some(&self.attempt.revision));
-        if !self.command(JobStep::Prepare, self.app.prepare.as_ref(), &environment).await {
+        if !self.command(JobStep::Prepare, self.app.prepare.as_deref(), &environment).await {
             return;
         }
         if !self.goes_on() {
@@ -96,12 +96,12 @@ impl Deploy<'_> {
         }
         let updated = self.stop().await
             && self.goes_on()
-            && self.command(JobStep::Update, self.app.update.as_ref(), &environment).await;
+            && self.command(JobStep::Update, self.app.update.as_deref(), &environment).await;
         let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
         let up = self.verify().await;
         if updated && up && self.goes_on() {
-            self.command(JobStep::Check, self.app.check.as_ref(), &environment).await;
+            self.command(JobStep::Check, self.app.check.as_deref(), &environment).await;
         }
     }
 

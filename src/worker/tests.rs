@@ -213,7 +213,7 @@ async fn services_stop_in_reverse_and_start_in_order_with_the_revision() {
 #[tokio::test]
 async fn a_failed_prepare_touches_nothing() {
     let bench = Bench::new(Fake::default());
-    let app = App { prepare: Some(shell("echo no network; exit 3")), ..app(&["api"]) };
+    let app = App { prepare: Some(shell("echo no network; exit 3").into()), ..app(&["api"]) };
     let outcome = bench.deploy(&app).await;
     assert_eq!(bench.failed(&outcome), (vec!["prepare"], false));
     let cause = outcome.cause().unwrap();
@@ -225,7 +225,8 @@ async fn a_failed_prepare_touches_nothing() {
 async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
     let bench = Bench::new(Fake::failing(&["stop api"]));
     let marker = bench.context.state_dir.join("updated");
-    let app = App { update: Some(shell(&format!("touch {}", marker.display()))), ..app(&["proxy", "api"]) };
+    let app =
+        App { update: Some(shell(&format!("touch {}", marker.display())).into()), ..app(&["proxy", "api"]) };
     let outcome = bench.deploy(&app).await;
     assert_eq!(bench.failed(&outcome), (vec!["stop"], true));
     assert_eq!(outcome.cause().unwrap().output, ["it said why"]);
@@ -241,8 +242,8 @@ async fn when_a_stop_fails_the_update_is_not_run_and_start_is_still_tried() {
 async fn when_the_update_fails_the_previous_revision_is_started() {
     let bench = Bench::new(Fake::default());
     let app = App {
-        update: Some(shell("exit 4")),
-        check: Some(shell("exit 5")),
+        update: Some(shell("exit 4").into()),
+        check: Some(shell("exit 5").into()),
         settle: Duration::ZERO,
         ..app(&["api"])
     };
@@ -303,7 +304,7 @@ async fn verification_compares_incarnations_after_settling() {
 async fn the_check_decides_last_and_does_not_stop_the_service() {
     let bench = Bench::new(Fake::default());
     let app = App {
-        check: Some(shell("test \"$INSTANCE_AGENT_APP\" = other")),
+        check: Some(shell("test \"$INSTANCE_AGENT_APP\" = other").into()),
         settle: Duration::ZERO,
         ..app(&["api"])
     };

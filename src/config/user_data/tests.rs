@@ -32,11 +32,11 @@ fn mime(parts: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// The source, and the line of the environment.
-fn found(raw: &[u8]) -> (String, u64) {
+fn found(raw: &[u8]) -> (String, u32) {
     match read(raw) {
         Ok(UserData::Configuration(source, fragment)) => {
             let environment = fragment.environment.unwrap_or_else(|| panic!("no environment: {raw:?}"));
-            (source.to_string(), environment.referenced.line())
+            (source.to_string(), environment.line)
         }
         other => panic!("{other:?}\n{}", String::from_utf8_lossy(raw)),
     }
@@ -193,7 +193,8 @@ fn mistakes_of_others_are_neither_errors_nor_repeated_nor_in_the_way() {
         ["hunter2: 1\nhunter2: 2\n", "password: hunter2\n  hunter2: *hunter2\n", "hunter2\n", "a: \u{7}\n"]
     {
         let ours = "instance_agent:\n  # ours\n\n  environment: demo\n";
-        let (line, before) = (5 + rest.lines().count() as u64, format!("#cloud-config\n{rest}{ours}"));
+        let (line, before) =
+            (5 + u32::try_from(rest.lines().count()).unwrap(), format!("#cloud-config\n{rest}{ours}"));
         assert_eq!(found(before.as_bytes()), ("user-data (#cloud-config)".to_owned(), line));
         assert_eq!(found(format!("#cloud-config\n{ours}{rest}").as_bytes()).1, 5, "{rest}");
         let wrong = mistake(format!("#cloud-config\n{rest}instance_agent:\n  brokr: x\n"));
