@@ -779,6 +779,15 @@ fn a_message_deploys_by_branch_and_tag() {
 }
 
 #[test]
+fn what_the_agent_does_not_read_is_explained_all_the_same() {
+    let mut cut_short = Push::new("acme/api", 'a').to("main-2").bytes();
+    cut_short.truncate(cut_short.len() - 10);
+    let (code, text) = answer("github/acme/api", &cut_short, &[]);
+    let ignored = "Ignored: no app follows refs/heads/main-2. To another ref it would be rejected: ";
+    assert!(code == 0 && text.starts_with(ignored) && text.contains("cut short"), "{text}");
+}
+
+#[test]
 fn names_of_repositories_and_headers_have_no_case() {
     let push = Push::new("ACME/Api", 'a').bytes();
     let (code, text) = answer("github/Acme/API", &push, &["x-github-EVENT: push"]);

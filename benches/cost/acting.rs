@@ -157,8 +157,8 @@ fn latency_table(latencies: &[Vec<f64>; 4]) -> Table {
 const STEPS: [(&str, &str); 4] = [
     ("receive: publish → message in the agent", "message received"),
     ("decode: → which apps it concerns", "push decoded"),
-    ("record: → on disk, acknowledged", "push taken"),
-    ("attempt: → on disk that a deploy begins", "stopping service"),
+    ("record: → on disk, with the attempt that it begins", "push taken"),
+    ("hand over: → the app's worker begins", "stopping service"),
 ];
 
 /// Where the time goes, by the log's own times.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::{App, AppName, LoadError, Loaded, Settings, Shown, Subscribe, Tried};
 use crate::push::Headers;
-use crate::router::{Routed, Router};
+use crate::router::{Ignored, Routed, Router};
 use crate::service::{self, DetectionRoot, ServiceError, ServiceManager, ServiceName, Status};
 
 use super::{ConfigArgs, exit, output};
@@ -184,11 +184,21 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
         });
     }
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let routed = match Headers::from_pairs(pairs) {
-        Ok(headers) => router.explain(topic, headers, &payload, SystemTime::now()),
-        Err(error) => error.into(),
+    let now = SystemTime::now();
+    let (routed, whole) = match Headers::from_pairs(pairs) {
+        Ok(headers) => (
+            router.route(topic, headers.clone(), &payload, now),
+            router.explain(topic, headers, &payload, now),
+        ),
+        Err(error) => (error.clone().into(), error.into()),
     };
-    output::print(|out| print_routed(out, routed))
+    output::print(|out| match (routed, whole) {
+        (Routed::Ignored(why @ Ignored::Unfollowed(_)), Routed::Rejected(problem)) => {
+            writeln!(out, "Ignored: {why}. To another ref it would be rejected: {problem}.")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (_, whole) => print_routed(out, whole),
+    })
 }
 
 /// Why the broker would not hand the agent what is published on this topic.
