@@ -567,6 +567,13 @@ async fn speaks_tls(protocol: Protocol) {
     let without = TlsSettings { ca_file: file("ca.pem"), ..TlsSettings::default() };
     let reason = reason_for(Some(without)).await;
     assert!(reason.contains("no TLS with") && reason.contains("ertificate"), "{reason}");
+    let reason = reason_for(None).await;
+    assert!(reason.contains("if the port speaks TLS: set mqtt.url to mqtts://"), "{reason}");
+
+    let plain = Mosquitto::start();
+    let settings = MqttSettings { port: plain.port(), ..settings.clone() };
+    let reason = Agent::start(settings, &[ALL]).down().await;
+    assert!(reason.contains("if the port does not speak TLS: set mqtt.url to mqtt://"), "{reason}");
 }
 
 /// Answers the first packet of every connection with these bytes, and closes it.

@@ -23,6 +23,10 @@ pub(super) enum Failure {
     TooLarge { size: u32, most: u32 },
     /// The broker closed the connection without a word.
     Closed,
+    /// Somebody on the way, or the broker, cut the connection off.
+    Reset,
+    /// What answered does not speak TLS.
+    NoTls,
     /// Another client with this client's id keeps taking the session over.
     TakenOver,
     /// The broker said why it ended the connection.
@@ -87,14 +91,32 @@ impl Failure {
                     settings.client_id
                 )
             }
-            Self::Closed if settings.protocol == Protocol::V5 => format!(
-                "{broker} closed the connection without accepting it (if it does not speak MQTT 5: set mqtt.protocol to \"3.1.1\")"
-            ),
-            Self::Closed => format!("{broker} closed the connection without accepting it"),
+            Self::Closed => {
+                format!("{broker} closed the connection without accepting it{}", doubts(settings))
+            }
+            Self::Reset if connected => format!("{broker}: connection reset"),
+            Self::Reset => format!("{broker}: connection reset before it was accepted{}", doubts(settings)),
+            Self::NoTls => {
+                format!(
+                    "{broker} does not speak TLS on that port: give mqtt.url the port that does, or mqtt://"
+                )
+            }
             Self::Disconnected(reason) => format!("{broker} ended the connection: {reason}"),
             Self::Network(reason) => format!("{broker}: {reason}"),
         }
     }
+}
+
+/// What may be wrong where a broker says nothing at all.
+fn doubts(settings: &MqttSettings) -> String {
+    let version = (settings.protocol == Protocol::V5)
+        .then_some("if it does not speak MQTT 5: set mqtt.protocol to \"3.1.1\"");
+    let tls = match &settings.tls {
+        None => "if the port speaks TLS: set mqtt.url to mqtts://",
+        Some(_) => "if the port does not speak TLS: set mqtt.url to mqtt://",
+    };
+    let doubts: Vec<_> = version.into_iter().chain([tls]).collect();
+    format!(" ({})", doubts.join("; "))
 }
 
 fn other(protocol: Protocol) -> Protocol {
@@ -121,20 +143,26 @@ impl From<&io::Error> for Failure {
     fn from(error: &io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(error) => error.into(),
-            None => Self::Network(error.to_string()),
+            None => match error.kind() {
+                io::ErrorKind::ConnectionReset => Self::Reset,
+                // In mid-handshake, or without the goodbye of TLS.
+                io::ErrorKind::UnexpectedEof => Self::Closed,
+                _ => Self::Network(error.to_string()),
+            },
         }
     }
 }
 
 impl From<&rustls::Error> for Failure {
     fn from(error: &rustls::Error) -> Self {
-        use rustls::Error;
+        use rustls::{Error, InvalidMessage};
         match error {
             Error::InvalidCertificate(_)
             | Error::NoCertificatesPresented
             | Error::UnsupportedNameType
             | Error::AlertReceived(_)
             | Error::NoApplicationProtocol => Self::Certificate(error.to_string()),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NoTls,
             _ => Self::Network(format!("TLS: {error}")),
         }
     }
@@ -191,7 +219,23 @@ mod tests {
         assert!(text(Protocol::V5).ends_with("does not speak MQTT 5: set mqtt.protocol to \"3.1.1\""));
         assert!(text(Protocol::V311).ends_with("does not speak MQTT 3.1.1: set mqtt.protocol to \"5\""));
         let closed = Failure::Closed.explain(&settings(Protocol::V5), false);
-        assert!(closed.contains("set mqtt.protocol to \"3.1.1\""), "{closed}");
+        assert!(closed.contains("(if it does not speak MQTT 5: set mqtt.protocol to \"3.1.1\""), "{closed}");
+    }
+
+    #[test]
+    fn a_port_that_may_be_the_wrong_one_is_doubted() {
+        let reset = Failure::from(&io::Error::from(io::ErrorKind::ConnectionReset));
+        let plain = MqttSettings { tls: None, ..settings(Protocol::V311) };
+        for failure in [reset.clone(), Failure::Closed] {
+            let text = failure.explain(&plain, false);
+            assert!(text.ends_with("(if the port speaks TLS: set mqtt.url to mqtts://)"), "{text}");
+            let both = failure.explain(&MqttSettings { tls: None, ..settings(Protocol::V5) }, false);
+            assert!(both.contains("MQTT 5") && both.contains("mqtts://"), "{both}");
+            assert!(!failure.explain(&plain, true).contains("TLS"), "it was accepted");
+            let text = failure.explain(&settings(Protocol::V311), false);
+            assert!(text.ends_with("(if the port does not speak TLS: set mqtt.url to mqtt://)"), "{text}");
+        }
+        assert!(!reset.lasting());
     }
 
     #[test]
