@@ -169,6 +169,7 @@ impl Publisher<'_> {
     fn failed(&self, failure: &Failure) -> PublishError {
         let reason = match (self.stage, failure) {
             (Stage::Sent, Failure::Closed) => "closed".to_owned(),
+            (Stage::Sent, Failure::Reset) => "connection reset".to_owned(),
             (Stage::Sent, Failure::Network(reason)) => clean(reason),
             (stage, failure) => {
                 return PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent));
