@@ -97,11 +97,15 @@ impl ConfigArgs {
         Request { file: self.config, flags }
     }
 
-    /// With this host around it.
     fn into_loader(self) -> Result<Loader, LoadError> {
-        let endpoint = imds::endpoint(|name| std::env::var(name).ok());
-        Loader::new(self.into_request(), Host::detect(), endpoint.as_deref())
+        loader_of(self.into_request())
     }
+}
+
+/// With this host around it.
+fn loader_of(request: Request) -> Result<Loader, LoadError> {
+    let endpoint = imds::endpoint(|name| std::env::var(name).ok());
+    Loader::new(request, Host::detect(), endpoint.as_deref())
 }
 
 /// All that may be said on the command line, for manual pages and completions.

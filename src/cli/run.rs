@@ -25,7 +25,7 @@ use crate::tools::Tools;
 
 use super::log::{self, LogArgs};
 use super::reload::Reloader;
-use super::{ConfigArgs, exit};
+use super::{ConfigArgs, exit, loader_of};
 
 /// How long a start waits for the metadata service; cloud-init waits as long.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -37,24 +37,26 @@ pub(super) fn run(config: ConfigArgs, log: &LogArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failure(&error, exit::FAILED),
     };
-    let code = match config.into_loader() {
-        Ok(loader) => runtime.block_on(start(loader)),
-        Err(error) => {
-            log_errors(&error, "");
-            exit::of_load(&error)
-        }
-    };
+    let code = runtime.block_on(start(config.into_request()));
     // What has not ended by now waits for a disk that hangs.
     runtime.shutdown_background();
     code
 }
 
-async fn start(mut loader: Loader) -> ExitCode {
+async fn start(request: Request) -> ExitCode {
     // Caught from here on, so that a signal during the start is neither lost nor fatal.
     let shutdown = CancellationToken::new();
     let mut hangup = match catch_signals(&shutdown) {
         Ok(hangup) => hangup,
         Err(error) => return exit::failure(&error, exit::FAILED),
+    };
+    let mut loader = match loader_of(request.clone()) {
+        Ok(loader) => loader,
+        Err(error) => {
+            log_errors(&error, "");
+            rescue(&request, &shutdown).await;
+            return exit::of_load(&error);
+        }
     };
     loader.show_nothing();
     loader.instance_id().inspect(|id| log::name_instance(id));

@@ -1,6 +1,7 @@
 //! What becomes of a record when the configuration is another one, or none.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use super::*;
 
@@ -19,9 +20,14 @@ fn killed_in_mid_deploy() -> Bench {
 
 /// The next start meets this configuration, which is invalid, and after that a valid one.
 fn invalid_after_a_kill(configure: impl FnOnce(&Instance)) {
+    invalid_start_after_a_kill(configure, |_| ());
+}
+
+/// The same, with more in the environment of that start.
+fn invalid_start_after_a_kill(configure: impl FnOnce(&Instance), more: impl FnOnce(&mut Command)) {
     let mut bench = killed_in_mid_deploy();
     configure(&bench.instance);
-    let mut second = bench.instance.start();
+    let mut second = bench.instance.start_with(more);
     assert_eq!(second.wait().code(), Some(78), "{}", second.report());
     assert!(bench.instance.is_up("api"), "{}", second.report());
     assert_eq!(bench.instance.events().last().unwrap(), "start api aaaaaaa");
@@ -37,6 +43,17 @@ fn an_invalid_configuration_leaves_no_service_down() {
     invalid_after_a_kill(|instance| {
         instance.configure("max_parallel: 0\napps: [{repo: acme, service: api}]");
     });
+}
+
+#[test]
+fn a_metadata_service_at_no_address_leaves_no_service_down() {
+    invalid_start_after_a_kill(
+        |_| (),
+        |command| {
+            command.args(["--ec2"]).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "nowhere");
+            command.env_remove("AWS_EC2_METADATA_DISABLED");
+        },
+    );
 }
 
 #[test]
