@@ -44,7 +44,7 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
         // Before the acknowledgement, which can wait for as long as it takes to begin.
         if let (Some((claim, turn)), Some(progress)) = (chance, progress) {
             report::began(&setup.app, &progress);
-            claim.begun(Attempt { setup, progress, _turn: turn });
+            claim.begun(Attempt { setup, progress, turn });
         }
         shared.changed.notify_one();
         for offer in offers {
@@ -71,7 +71,8 @@ async fn record_and_begin(
 ) -> Result<(Vec<Admission>, Option<InProgress>), NotRecorded> {
     let change = |record: &mut Record| {
         let admissions = admit(record, offers);
-        let progress = record.fits(&setup.app).then(|| setup.begin(record)).flatten();
+        let begins = setup.is_same(&shared.setup()) && record.fits(&setup.app);
+        let progress = begins.then(|| setup.begin(record)).flatten();
         (admissions, progress)
     };
     let stagger = setup.context.stagger;
@@ -129,11 +130,15 @@ mod tests {
         let receipt = Receipt::new(Ack::none(), 1);
         shared.inbox.put(Offer { revision: revision('a'), retained: false, receipt });
         take_in(shared.clone()).await;
-        (on_disk(bench), shared)
+        (on_disk(bench).unwrap(), shared)
     }
 
-    fn on_disk(bench: &Bench) -> Record {
-        bench.context.store.read_all().unwrap().0.remove(0)
+    fn on_disk(bench: &Bench) -> Option<Record> {
+        bench.context.store.read_all().unwrap().0.pop()
+    }
+
+    async fn until_pending(bench: &Bench, digit: char) {
+        until(|| on_disk(bench).is_some_and(|record| record.pending() == Some(&revision(digit)))).await;
     }
 
     async fn until(what: impl Fn() -> bool) {
@@ -207,8 +212,8 @@ mod tests {
         until(|| told.exists()).await;
         for digit in ['b', 'c'] {
             push(&worker, digit);
-            until(|| on_disk(&bench).pending() == Some(&revision(digit))).await;
-            assert_eq!(on_disk(&bench).attempt, None);
+            until_pending(&bench, digit).await;
+            assert_eq!(on_disk(&bench).unwrap().attempt, None);
         }
         fs::write(go, "").unwrap();
         bench.fake.until_called("start api c").await;
@@ -243,17 +248,61 @@ mod tests {
     async fn what_a_disk_has_refused_is_deployed_as_it_is_configured_then() {
         let bench = Bench::new(Fake::default());
         let mut worker = bench.worker(quick(&["old"]));
-        let refusal = bench.context.state_dir.join("apps/api.json.new");
-        fs::create_dir(&refusal).unwrap();
         yield_now().await;
+        let refusal = refusal(&bench);
         push(&worker, 'a');
         until(|| worker.is_stuck()).await;
         assert!(bench.context.turns.try_take(&app(&["old"])).is_some(), "others may deploy meanwhile");
         worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
         fs::remove_dir(&refusal).unwrap();
-        bench.fake.until_called("start new a").await;
+        until(|| bench.fake.calls().iter().any(|call| call == "start new a")).await;
         assert_eq!(bench.fake.calls(), ["stop new", "start new a"]);
         bench.shutdown.cancel();
         worker.ended().await;
+    }
+
+    /// Has the disk refuse what is written from now on, until the directory is removed.
+    fn refusal(bench: &Bench) -> PathBuf {
+        let refusal = bench.context.state_dir.join("apps/api.json.new");
+        fs::create_dir(&refusal).unwrap();
+        refusal
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_not_kept_for_a_disk_that_refuses() {
+        let bench = Bench::new(Fake::default());
+        let turn = bench.context.turns.try_take(&app(&["old"])).unwrap();
+        let mut worker = bench.worker(quick(&["old"]));
+        push(&worker, 'a');
+        until_pending(&bench, 'a').await;
+        let refusal = refusal(&bench);
+        push(&worker, 'b');
+        until(|| worker.is_stuck()).await;
+        drop(turn);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        // The worker has had it.
+        until(|| bench.context.turns.try_take(&app(&["old"])).is_some()).await;
+        worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
+        fs::remove_dir(refusal).unwrap();
+        until(|| bench.fake.calls().iter().any(|call| call == "start new b")).await;
+        assert_eq!(bench.fake.calls(), ["stop new", "start new b"]);
+        bench.shutdown.cancel();
+        worker.ended().await;
+    }
+
+    #[tokio::test]
+    async fn who_is_removed_while_the_disk_refuses_does_not_wait_for_it() {
+        let bench = Bench::new(Fake::default());
+        let mut worker = bench.worker(quick(&["old"]));
+        yield_now().await;
+        let _refusal = refusal(&bench);
+        worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
+        until(|| worker.is_stuck()).await;
+        push(&worker, 'a');
+        yield_now().await;
+        worker.retire(Departure::Removed);
+        timeout(Duration::from_secs(30), worker.ended()).await.expect("it waits for the disk");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(super) struct Ledger {
     retired: AtomicBool,
     /// When it was said last that the disk refuses; `None`: it does not.
     complained: Mutex<Option<Instant>>,
+    /// It has refused a change.
+    refused: Notify,
 }
 
 impl Ledger {
@@ -49,6 +51,7 @@ impl Ledger {
             closed: shutdown.child_token(),
             retired: AtomicBool::new(false),
             complained: Mutex::default(),
+            refused: Notify::new(),
         }
     }
 
@@ -89,7 +92,7 @@ impl Ledger {
         take_over: impl FnOnce(&mut Machine, Record, T) -> U,
         tries: Tries,
     ) -> Result<U, NotRecorded> {
-        let writing = self.writing.clone().lock_owned().await;
+        let writing = self.turn_to_write(tries).await?;
         if self.retired.load(Ordering::Relaxed) {
             return Err(NotRecorded);
         }
@@ -99,6 +102,23 @@ impl Ledger {
         let (record, _writing) =
             if differs { self.write(record, writing, tries).await? } else { (record, writing) };
         Ok(take_over(&mut self.machine(), record, value))
+    }
+
+    /// What has one try does not wait behind what is tried again and again.
+    async fn turn_to_write(&self, tries: Tries) -> Result<OwnedMutexGuard<()>, NotRecorded> {
+        let refused = self.refused.notified();
+        if let Ok(writing) = self.writing.clone().try_lock_owned() {
+            return Ok(writing);
+        }
+        let writing = self.writing.clone().lock_owned();
+        match tries {
+            Tries::Endless => Ok(writing.await),
+            Tries::One if self.is_stuck() => Err(NotRecorded),
+            Tries::One => tokio::select! {
+                writing = writing => Ok(writing),
+                () = refused => Err(NotRecorded),
+            },
+        }
     }
 
     /// Ends the ledger, and puts its file out of the way: the record of a removed app is not revived later.
@@ -130,6 +150,7 @@ impl Ledger {
                 return Ok((Arc::unwrap_or_clone(record), writing));
             };
             self.complain(&record, &problem);
+            self.refused.notify_waiters();
             if tries == Tries::One {
                 return Err(NotRecorded);
             }

@@ -336,8 +336,7 @@ pub(crate) fn tell(outcome: Outcome, context: Arc<Context>, shutdown: &Cancellat
 struct Attempt {
     setup: Setup,
     progress: InProgress,
-    /// Over when the attempt is.
-    _turn: turns::Turn,
+    turn: turns::Turn,
 }
 
 /// Waits for the app's turn, and records that what is pending is deployed now. Pushes may have come meanwhile: the
@@ -348,8 +347,15 @@ async fn begin(shared: &Shared) -> Option<Attempt> {
         () = shared.ending() => return None,
         turn = turn(shared) => turn,
     };
-    let change = |record: &mut Record| (record.fit(&setup.app), setup.begin(record));
-    let begun = shared.ledger.change_at_once(change, |machine, record, (dropped, progress)| {
+    let change = |record: &mut Record| {
+        let in_force = setup.is_same(&shared.setup());
+        in_force.then(|| (record.fit(&setup.app), setup.begin(record)))
+    };
+    let begun = shared.ledger.change_at_once(change, |machine, record, begun| {
+        let Some((dropped, progress)) = begun else {
+            machine.noted(record, ());
+            return (None, None);
+        };
         (dropped, machine.began(record, progress))
     });
     let Ok((dropped, progress)) = begun.await else {
@@ -366,13 +372,15 @@ async fn begin(shared: &Shared) -> Option<Attempt> {
     }
     let progress = progress?;
     report::began(&setup.app, &progress);
-    Some(Attempt { setup, progress, _turn: turn })
+    Some(Attempt { setup, progress, turn })
 }
 
 /// Deploys, and records how it ended. Gives what is to be told of it.
 async fn carry_out(shared: &Shared, attempt: Attempt) -> Vec<Outcome> {
-    let Attempt { setup, progress, _turn } = attempt;
+    let Attempt { setup, progress, turn } = attempt;
     let outcome = deploy::deploy(&setup, &shared.ledger, progress, &shared.shutdown).await;
+    // Not held until the disk has taken the end.
+    drop(turn);
     if outcome.leaves_services_down() {
         // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
         report::ended(&outcome, None);
