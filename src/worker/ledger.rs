@@ -169,7 +169,7 @@ impl Ledger {
                 app = %record.app,
                 file = %self.store.file(&record.app).display(),
                 error = %problem,
-                "cannot write the journal: its pushes stay unacknowledged until the disk takes it"
+                "cannot write the journal: its pushes wait until the disk takes it"
             );
         }
     }
