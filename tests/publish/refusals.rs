@@ -19,12 +19,18 @@ fn by_hand(port: u16, more: &[&str]) -> std::process::Output {
 
 #[test]
 fn contradictions_are_wrong_usage() {
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&[], &["nothing to publish", "--payload FILE"]),
         (&["--repo", "acme/api", "--ref", "main"], &["--sha is missing"]),
         (&["--again"], &["--repo is missing"]),
         (&["--repo", "acme", "--ref", "main", "--sha", A], &["--repo", "OWNER/NAME"]),
-        (&["--repo", "acme/api", "--ref", "a b", "--sha", A], &["--ref", "git-check-ref-format"]),
+        (
+            &["--repo", "acme/api", "--ref", "a b", "--sha", A],
+            &["--ref", "not a branch's name", "git-check-ref-format"],
+        ),
+        (&["--ref", "main "], &["--ref", "begins or ends with white space", "leave it out"]),
+        (&["--ref", "refs/heads/main\n"], &["--ref", "begins or ends with white space"]),
+        (&["--ref", "refs/main"], &["--ref", "not a full git ref"]),
         (
             &["--repo", "acme/api", "--ref", "main", "--sha", "aaaaaaa"],
             &["--sha", "40 or 64", "git rev-parse"],

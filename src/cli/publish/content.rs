@@ -44,9 +44,18 @@ fn git_ref(text: &str) -> Result<GitRef, String> {
     if text.starts_with("heads/") || text.starts_with("tags/") {
         return Err(format!("write refs/{text}, or refs/heads/{text} if that is the branch's name"));
     }
-    let full = if text.starts_with("refs/") { text.parse() } else { GitRef::of_branch(text) };
-    full.map_err(|error| error.to_string())
+    if text.trim() != text {
+        return Err("begins or ends with white space, which no ref does: leave it out".to_owned());
+    }
+    if text.starts_with("refs/") {
+        return text.parse().map_err(|error: NameError| error.to_string());
+    }
+    GitRef::of_branch(text).map_err(|_| NOT_A_BRANCH.to_owned())
 }
+
+/// Of a name that was not written as a full ref, and need not be.
+const NOT_A_BRANCH: &str = "not a branch's name: must keep the rules of git-check-ref-format(1), without line \
+                            separators and characters that set the direction of text";
 
 fn branch(text: &str) -> Result<String, String> {
     if text.starts_with("refs/") {
