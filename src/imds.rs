@@ -79,14 +79,17 @@ impl fmt::Debug for Imds {
 }
 
 /// Where the environment says that the metadata service is, in the variables of AWS's SDKs. `None`: not to be used.
-pub fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let is = |name, value: &str| variable(name).is_some_and(|it| it.eq_ignore_ascii_case(value));
-    if is("AWS_EC2_METADATA_DISABLED", "true") {
-        return None;
+pub fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, ImdsError> {
+    let given = |name| variable(name).filter(|value| !value.is_empty());
+    if given("AWS_EC2_METADATA_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true")) {
+        return Ok(None);
     }
-    let by_mode = if is("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ipv6") { IPV6 } else { IPV4 };
-    let given = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").filter(|endpoint| !endpoint.is_empty());
-    Some(given.unwrap_or_else(|| by_mode.to_owned()))
+    let by_mode = match given("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE") {
+        Some(mode) if mode.eq_ignore_ascii_case("ipv6") => IPV6,
+        Some(mode) if !mode.eq_ignore_ascii_case("ipv4") => return Err(ImdsError::Mode { mode }),
+        _ => IPV4,
+    };
+    Ok(Some(given("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| by_mode.to_owned())))
 }
 
 /// What may be shown of an endpoint.
@@ -278,12 +281,20 @@ mod tests {
         };
         let explicit = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1338");
         let ipv6 = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6");
-        assert_eq!(of(&[]).as_deref(), Some(IPV4));
-        assert_eq!(of(&[ipv6]).as_deref(), Some(IPV6));
-        assert_eq!(of(&[explicit, ipv6]).as_deref(), Some("http://127.0.0.1:1338"));
-        assert_eq!(of(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")]).as_deref(), Some(IPV4));
-        assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "TRUE"), explicit]), None);
-        assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "false")]).as_deref(), Some(IPV4));
+        let at = |endpoint: &str| Ok(Some(endpoint.to_owned()));
+        assert_eq!(of(&[]), at(IPV4));
+        assert_eq!(of(&[ipv6]), at(IPV6));
+        assert_eq!(of(&[explicit, ipv6]), at("http://127.0.0.1:1338"));
+        assert_eq!(of(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")]), at(IPV4));
+        assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "TRUE"), explicit]), Ok(None));
+        assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "false")]), at(IPV4));
+        for (mode, expected) in [("ipv4", IPV4), ("IPV6", IPV6), ("", IPV4)] {
+            assert_eq!(of(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", mode)]), at(expected), "{mode}");
+        }
+        let mistyped = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IP6");
+        let problem = of(&[mistyped]).unwrap_err().to_string();
+        assert_eq!(problem, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: \"IP6\" must be IPv4 or IPv6");
+        assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "true"), mistyped]), Ok(None));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use crate::config::LoadError;
-use crate::imds::ImdsError;
 
 /// Something went wrong while running.
 pub(super) const FAILED: u8 = 1;
@@ -32,7 +31,7 @@ pub(super) fn failure(error: &dyn std::error::Error, code: u8) -> ExitCode {
 /// For a configuration that cannot be loaded. What may pass, or be mended from afar, is worth another start.
 pub(super) fn of_load(error: &LoadError) -> ExitCode {
     let another_start = match error {
-        LoadError::Metadata { trouble, .. } => !matches!(trouble, ImdsError::Endpoint { .. }),
+        LoadError::Metadata { trouble, .. } => !trouble.of_environment(),
         LoadError::Invalid(errors) => errors.of_tags(),
         LoadError::Unconfigured(_) | LoadError::Panic(_) => false,
     };

@@ -104,8 +104,11 @@ impl ConfigArgs {
 
 /// With this host around it.
 fn loader_of(request: Request) -> Result<Loader, LoadError> {
-    let endpoint = imds::endpoint(|name| std::env::var(name).ok());
-    Loader::new(request, Host::detect(), endpoint.as_deref())
+    let host = Host::detect();
+    // Elsewhere nobody is asked, so that nothing about it can be wrong.
+    let endpoint =
+        if request.is_on_ec2(&host) { imds::endpoint(|name| std::env::var(name).ok())? } else { None };
+    Loader::new(request, host, endpoint.as_deref())
 }
 
 /// All that may be said on the command line, for manual pages and completions.

@@ -86,7 +86,7 @@ impl fmt::Display for Tried {
 impl Loader {
     /// `endpoint`: where the metadata service is; `None`: it is not to be asked. Nothing is read or asked yet.
     pub fn new(request: Request, mut host: Host, endpoint: Option<&str>) -> Result<Self, LoadError> {
-        host.platform.is_ec2 |= request.flags.ec2 || request.flags.ec2_tags;
+        host.platform.is_ec2 = request.is_on_ec2(&host);
         let endpoint = endpoint.filter(|_| host.platform.is_ec2);
         let imds = endpoint.map(Imds::new).transpose()?;
         Ok(Self {

@@ -8,6 +8,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::file;
 use super::flags::Flags;
 use super::fragment::{Ec2Fragment, Field, Fragment, Mapping, MqttFragment, Scalar};
+use super::host::Host;
 use super::lined::Lined;
 use super::tags::{Tagged, TaggedApp};
 use super::user_data::Form;
@@ -224,6 +225,11 @@ impl Request {
     /// The configuration file, which may be missing.
     pub(super) fn path(&self) -> &Path {
         self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+
+    /// The host looks like an EC2 instance, or the arguments say that it is one.
+    pub(crate) fn is_on_ec2(&self, host: &Host) -> bool {
+        host.platform.is_ec2 || self.flags.ec2 || self.flags.ec2_tags
     }
 }
 

@@ -15,6 +15,12 @@ pub enum ImdsError {
         /// What was given.
         endpoint: String,
     },
+    /// Neither version of IP.
+    #[error("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: {mode:?} must be IPv4 or IPv6")]
+    Mode {
+        /// What was given.
+        mode: String,
+    },
     /// Somebody has switched it off for this instance.
     #[error(
         "the instance metadata service is off: {url} answers 403 Forbidden; switch it on (HttpEndpoint=enabled), or do \
@@ -84,8 +90,17 @@ impl ImdsError {
             Self::Status { status, .. } => {
                 *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
             }
-            Self::Endpoint { .. } | Self::Off { .. } | Self::TagsOff { .. } | Self::Answer { .. } => false,
+            Self::Endpoint { .. }
+            | Self::Mode { .. }
+            | Self::Off { .. }
+            | Self::TagsOff { .. }
+            | Self::Answer { .. } => false,
         }
+    }
+
+    /// The environment of this program is wrong, which another start does not change.
+    pub fn of_environment(&self) -> bool {
+        matches!(self, Self::Endpoint { .. } | Self::Mode { .. })
     }
 
     pub(super) fn of_status(url: &str, status: StatusCode) -> Self {

@@ -47,13 +47,16 @@ fn an_invalid_configuration_leaves_no_service_down() {
 
 #[test]
 fn a_metadata_service_at_no_address_leaves_no_service_down() {
-    invalid_start_after_a_kill(
-        |_| (),
-        |command| {
-            command.args(["--ec2"]).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "nowhere");
-            command.env_remove("AWS_EC2_METADATA_DISABLED");
-        },
-    );
+    for (variable, wrong) in
+        [("AWS_EC2_METADATA_SERVICE_ENDPOINT", "nowhere"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IP6")]
+    {
+        invalid_start_after_a_kill(
+            |_| (),
+            |command| {
+                command.args(["--ec2"]).env(variable, wrong).env_remove("AWS_EC2_METADATA_DISABLED");
+            },
+        );
+    }
 }
 
 #[test]
