@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::ec2::InstanceId;
 use crate::imds::{Imds, ImdsError, Limit, Tags};
@@ -28,7 +28,8 @@ pub struct Loader {
     request: Request,
     host: Host,
     imds: Option<Imds>,
-    /// Asked for until there is an answer, and not again: EC2 changes it only while the instance is stopped.
+    /// Asked for until there is an answer, and again only by a load that finds a mistake in it: EC2 changes it only while
+    /// the instance is stopped, but others do not.
     user_data: Option<Result<UserData, ConfigErrors>>,
     tags: Option<Tags>,
     /// What was loaded last asks for tags, and to read them again.
@@ -205,6 +206,11 @@ impl Loader {
 
     /// `Ok(Some(_))`: the metadata holds no tags, though they are wanted.
     async fn fetch(&mut self, local: &Sources, deadline: Instant) -> Result<Option<ImdsError>, LoadError> {
+        if let Some(Err(_)) = &self.user_data
+            && let Err(trouble) = self.fetch_user_data(Limit::once(deadline)).await
+        {
+            debug!(%trouble, "user-data is not read again: the mistakes in it stand");
+        }
         self.fetch_instance(deadline.into()).await?;
         if let Some(Err(mistakes)) = &self.user_data {
             return Err(mistakes.clone().into());
@@ -217,16 +223,22 @@ impl Loader {
 
     /// What an instance keeps for as long as it runs, unless it is known.
     async fn fetch_instance(&mut self, limit: Limit) -> Result<(), ImdsError> {
-        let Some(imds) = &self.imds else { return Ok(()) };
         if self.user_data.is_none() {
-            let raw = imds.user_data(limit).await?;
-            let read = raw.map_or(Ok(UserData::Foreign(NO_USER_DATA)), |raw| user_data::read(&raw));
-            self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
-            self.user_data = Some(read);
+            self.fetch_user_data(limit).await?;
         }
+        let Some(imds) = &self.imds else { return Ok(()) };
         if self.host.platform.instance_id.is_none() {
             self.host.platform.instance_id = Some(imds.instance_id(limit).await?);
         }
+        Ok(())
+    }
+
+    async fn fetch_user_data(&mut self, limit: Limit) -> Result<(), ImdsError> {
+        let Some(imds) = &self.imds else { return Ok(()) };
+        let raw = imds.user_data(limit).await?;
+        let read = raw.map_or(Ok(UserData::Foreign(NO_USER_DATA)), |raw| user_data::read(&raw));
+        self.has_news |= !matches!(read, Ok(UserData::Foreign(_)));
+        self.user_data = Some(read);
         Ok(())
     }
 

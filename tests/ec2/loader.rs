@@ -341,3 +341,21 @@ async fn mistakes_in_tags_name_the_tag_and_can_be_mended_from_afar() {
     imds.state().user_data = Some(b"#instance-agent\nec2: {tags: false}\n".to_vec());
     assert!(case.load(&imds).await.is_err(), "a flag stands above user-data");
 }
+
+/// Nobody may take it for gone because nobody answers.
+#[tokio::test]
+async fn a_mistake_in_user_data_stands_until_it_is_read_again() {
+    let imds = Imds::with_user_data("#instance-agent\nbroker: x\n");
+    let case = Case::new(nitro()).file(COMPLETE);
+    let mut loader = case.loader(Some(&imds.endpoint()));
+    assert!(matches!(loader.load(LIMIT).await, Err(LoadError::Invalid(_))));
+    assert_eq!(imds.requests("user-data"), 1);
+    imds.state().trouble = Some(Trouble::Status(503));
+    assert!(matches!(loader.load(LIMIT).await, Err(LoadError::Invalid(_))));
+    assert_eq!(imds.requests("user-data"), 2, "asked once more");
+    imds.state().trouble = None;
+    imds.state().user_data = Some(b"#instance-agent\nmax_parallel: 7\n".to_vec());
+    assert_eq!(shown(&loader.load(LIMIT).await.unwrap(), "max_parallel"), "7 user-data (#instance-agent):2");
+    loader.load(LIMIT).await.unwrap();
+    assert_eq!(imds.requests("user-data"), 3, "what is right is not asked for again");
+}

@@ -206,6 +206,22 @@ fn what_user_data_adds_takes_effect_when_it_can_be_read() {
 }
 
 #[test]
+fn a_mistake_in_user_data_that_was_read_late_can_be_mended() {
+    let broker = Mosquitto::start();
+    let instance = Instance::new(&broker);
+    instance.configure(API);
+    let imds = Imds::with_user_data("#instance-agent\nbroker: x\n");
+    imds.state().trouble = Some(Trouble::Status(403));
+    let agent = start(&instance, &imds);
+    agent.subscribed(1);
+    imds.state().trouble = None;
+    agent.logged("cannot reload: invalid configuration: user-data (#instance-agent):2", &[]);
+    imds.state().user_data = Some(b"#instance-agent\nmax_parallel: 7\n".to_vec());
+    agent.signal(Signal::SIGHUP);
+    agent.logged("configuration reloaded", &[("apps", "1")]);
+}
+
+#[test]
 fn a_changed_tag_is_not_forgotten_when_something_else_is_wrong() {
     let broker = Mosquitto::start();
     let instance = Instance::new(&broker);
