@@ -185,6 +185,20 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
     assert_mistakes(&text, &[(3, &["apps[0]: is text, but must be a mapping"])]);
 }
 
+/// MQTT gives the length of a string 16 bits.
+#[test]
+fn a_login_that_mqtt_cannot_carry_is_refused() {
+    let long = "x".repeat(65_536);
+    let username = in_mqtt(&format!("username: {long}"));
+    assert_mistakes(&username, &[(3, &["mqtt.username: is longer than 65535 bytes"])]);
+    let client_id = in_mqtt(&format!("client_id: {long}"));
+    assert_mistakes(&client_id, &[(3, &["mqtt.client_id: is longer than 256 bytes"])]);
+    let directory = Directory::new();
+    let file = directory.write("password", &long);
+    let password = in_mqtt(&format!("username: a\n  password_file: {}", file.display()));
+    assert_mistakes(&password, &[(4, &["mqtt.password_file", "first line longer than 65535 bytes"])]);
+}
+
 /// Nothing is said to be missing or empty that is only wrong.
 #[test]
 fn a_section_of_the_wrong_type_is_one_mistake() {

@@ -182,9 +182,15 @@ fn any_client_id(scalar: &Scalar) -> Result<String, String> {
     if id.len() <= 256 { Ok(id) } else { Err("is longer than 256 bytes".to_owned()) }
 }
 
+fn any_username(scalar: &Scalar) -> Result<String, String> {
+    let name = values::text(scalar)?;
+    let too_long = || format!("is longer than {} bytes, the most that MQTT can carry", mqtt::MAX_STRING);
+    if name.len() <= mqtt::MAX_STRING { Ok(name) } else { Err(too_long()) }
+}
+
 fn login(checker: &mut Checker, sources: &mut Sources) -> (Option<String>, Option<PathBuf>) {
     let username =
-        checker.optional_or("mqtt.username", sources.take_mqtt(|f| &mut f.username), "none", values::text);
+        checker.optional_or("mqtt.username", sources.take_mqtt(|f| &mut f.username), "none", any_username);
     let password_file = sources.take_mqtt(|f| &mut f.password_file);
     if let (Some(password_file), None) = (&password_file, &username) {
         checker.error(&password_file.place, "mqtt.password_file", "needs mqtt.username beside it");

@@ -12,7 +12,7 @@ use tokio_util::bytes::Bytes;
 use super::exposure::exposed_files;
 use super::failure::Failure;
 use super::publish::Outgoing;
-use super::settings::MqttSettings;
+use super::settings::{MAX_STRING, MqttSettings};
 use super::tls;
 use super::wire::Wire;
 use crate::exposure::Exposed;
@@ -121,6 +121,10 @@ pub(super) fn password_in(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read mqtt.password_file {}: {error}", path.display()))?;
     match text.lines().next() {
+        Some(line) if line.len() > MAX_STRING => Err(format!(
+            "mqtt.password_file {} has a first line longer than {MAX_STRING} bytes, the most that MQTT can carry",
+            path.display()
+        )),
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(format!("mqtt.password_file {} has no password in its first line", path.display())),
     }

@@ -40,6 +40,7 @@ pub(crate) use files::{check_ca_file, check_cert_file, check_key_file, check_pai
 pub use message::{Ack, Message, Payload};
 pub use publish::{Outgoing, PublishError, Reception, publish};
 pub use queue::Messages;
+pub(crate) use settings::MAX_STRING;
 pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
 
 use subscriptions::Subscriptions;

@@ -47,6 +47,9 @@ impl MqttSettings {
     }
 }
 
+/// The longest string or binary data MQTT can express, in bytes: MQTT 5, 1.5.4 and 1.5.6; 3.1.1, 1.5.3.
+pub(crate) const MAX_STRING: usize = 65_535;
+
 /// The longest packet MQTT can express.
 const MAX_REMAINING_LENGTH: usize = 268_435_455;
 

@@ -3,10 +3,8 @@
 use std::str::FromStr;
 
 use crate::github::RepoName;
+use crate::mqtt::MAX_STRING;
 use crate::topic::{TopicError, TopicPattern};
-
-/// MQTT's limit.
-const LONGEST: usize = 65_535;
 
 /// A topic, or a pattern that makes one for each repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +74,7 @@ impl FromStr for Destination {
             return Ok(Self::Pattern(text.parse()?));
         }
         let forbidden = |c: char| c.is_control() || matches!(c, '+' | '#');
-        if text.is_empty() || text.starts_with('$') || text.len() > LONGEST || text.contains(forbidden) {
+        if text.is_empty() || text.starts_with('$') || text.len() > MAX_STRING || text.contains(forbidden) {
             return Err(DestinationError::Topic);
         }
         Ok(Self::Topic(text.into()))

@@ -60,6 +60,25 @@ fn contradictions_are_wrong_usage() {
     assert!(!complaint.contains("hunter2"), "{complaint}");
 }
 
+/// MQTT gives the length of a string 16 bits.
+#[test]
+fn what_mqtt_cannot_carry_is_refused_before_anybody_is_asked() {
+    let long = "x".repeat(65_536);
+    for option in ["--client-id", "--username"] {
+        holds(&refused(&by_hand(1, &[option, &long]), 2), &[option, "is longer than 65535 bytes"]);
+        holds(&refused(&by_hand(1, &[option, &long[1..]]), 1), &["127.0.0.1:1", "refused"]);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let login = ["--username", "ci", "--password-file", file.to_str().unwrap()];
+    fs::write(&file, format!("{long}\n")).unwrap();
+    let complaint = refused(&by_hand(1, &login), 1);
+    holds(&complaint, &["--password-file", "first line longer than 65535 bytes"]);
+    assert!(!complaint.contains("xxx"), "{complaint}");
+    fs::write(&file, format!("{}\n", &long[1..])).unwrap();
+    holds(&refused(&by_hand(1, &login), 1), &["127.0.0.1:1", "refused"]);
+}
+
 #[test]
 fn what_agents_would_not_take_never_reaches_the_broker() {
     let push = Push::new("acme/api", 'a');

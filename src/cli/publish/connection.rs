@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::config::BrokerUrl;
-use crate::mqtt::{MqttSettings, Protocol, TlsSettings};
+use crate::mqtt::{MAX_STRING, MqttSettings, Protocol, TlsSettings};
 
 use super::Problem;
 
@@ -84,6 +84,14 @@ impl ConnectionArgs {
         }
         if self.client_id.as_ref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
             return Err(Problem::usage("--client-id must not be empty or hold control characters"));
+        }
+        let sent = [("--client-id", &self.client_id), ("--username", &self.username)];
+        if let Some((option, _)) =
+            sent.iter().find(|(_, text)| text.as_ref().is_some_and(|it| it.len() > MAX_STRING))
+        {
+            return Err(Problem::Usage(format!(
+                "{option} is longer than {MAX_STRING} bytes, the most that MQTT can carry"
+            )));
         }
         match (&self.cert_file, &self.key_file) {
             (Some(_), None) => return Err(Problem::usage("--cert-file needs --key-file beside it")),
