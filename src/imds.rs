@@ -84,12 +84,15 @@ pub fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Stri
     if given("AWS_EC2_METADATA_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
+    if let Some(endpoint) = given("AWS_EC2_METADATA_SERVICE_ENDPOINT") {
+        return Ok(Some(endpoint));
+    }
     let by_mode = match given("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE") {
         Some(mode) if mode.eq_ignore_ascii_case("ipv6") => IPV6,
         Some(mode) if !mode.eq_ignore_ascii_case("ipv4") => return Err(ImdsError::Mode { mode }),
         _ => IPV4,
     };
-    Ok(Some(given("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| by_mode.to_owned())))
+    Ok(Some(by_mode.to_owned()))
 }
 
 /// What may be shown of an endpoint.
@@ -295,6 +298,7 @@ mod tests {
         let problem = of(&[mistyped]).unwrap_err().to_string();
         assert_eq!(problem, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: \"IP6\" must be IPv4 or IPv6");
         assert_eq!(of(&[("AWS_EC2_METADATA_DISABLED", "true"), mistyped]), Ok(None));
+        assert_eq!(of(&[explicit, mistyped]), at("http://127.0.0.1:1338"), "it decides nothing there");
     }
 
     #[test]

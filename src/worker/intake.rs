@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::journal::{Admission, InProgress, Record};
+use crate::journal::{Admission, Record};
 
 use super::ledger::NotRecorded;
 use super::machine::Next;
@@ -18,17 +18,12 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
     shared.ready.cancelled().await;
     while let Some(offers) = shared.inbox.take() {
         let setup = shared.setup();
-        let mut chance = chance(&shared, &setup);
-        let mut recorded = Err(NotRecorded);
-        if chance.is_some() {
-            recorded = record_and_begin(&shared, &setup, &offers).await;
-        }
-        if recorded.is_err() {
-            // Whoever waits for a disk that refuses must not hold a turn meanwhile.
-            chance = None;
-            recorded = record(&shared, &setup, &offers).await.map(|admissions| (admissions, None));
-        }
-        let Ok((admissions, progress)) = recorded else {
+        let recorded = match record_and_begin(&shared, &setup, &offers).await {
+            Ok(recorded) => Ok(recorded),
+            // Whoever waits for a disk that refuses holds no turn meanwhile.
+            Err(NotRecorded) => record(&shared, &setup, &offers).await.map(|admissions| (admissions, None)),
+        };
+        let Ok((admissions, begun)) = recorded else {
             // The agent ends, and the broker sends them again to the next one. Or the app was removed: nobody wants them.
             if !shared.retired.is_cancelled() {
                 return;
@@ -42,9 +37,9 @@ pub(super) async fn take_in(shared: Arc<Shared>) {
             report::admitted(&setup.app, &offer.revision, admission, &setup.context.refusals);
         }
         // Before the acknowledgement, which can wait for as long as it takes to begin.
-        if let (Some((claim, turn)), Some(progress)) = (chance, progress) {
-            report::began(&setup.app, &progress);
-            claim.begun(Attempt { setup, progress, turn });
+        if let Some((claim, attempt)) = begun {
+            report::began(&setup.app, &attempt.progress);
+            claim.begun(attempt);
         }
         shared.changed.notify_one();
         for offer in offers {
@@ -64,11 +59,12 @@ fn chance<'s>(shared: &'s Shared, setup: &Setup) -> Option<(Claim<'s>, Turn)> {
 }
 
 /// With one write, the pushes and the attempt to deploy what they want.
-async fn record_and_begin(
-    shared: &Shared,
+async fn record_and_begin<'s>(
+    shared: &'s Shared,
     setup: &Setup,
     offers: &[Offer],
-) -> Result<(Vec<Admission>, Option<InProgress>), NotRecorded> {
+) -> Result<(Vec<Admission>, Option<(Claim<'s>, Attempt)>), NotRecorded> {
+    let (claim, turn) = chance(shared, setup).ok_or(NotRecorded)?;
     let change = |record: &mut Record| {
         let admissions = admit(record, offers);
         let begins = setup.is_same(&shared.setup()) && record.fits(&setup.app);
@@ -76,14 +72,16 @@ async fn record_and_begin(
         (admissions, progress)
     };
     let stagger = setup.context.stagger;
-    let take_over = shared.ledger.change_at_once(change, |machine, record, (admissions, progress)| {
+    let recorded = shared.ledger.change_at_once(change, |machine, record, (admissions, progress)| {
         if progress.is_some() {
             return (admissions, machine.began(record, progress));
         }
         machine.pushed(record, stagger, Instant::now());
         (admissions, None)
     });
-    take_over.await
+    let (admissions, progress) = recorded.await?;
+    let attempt = progress.map(|progress| (claim, Attempt { setup: setup.clone(), progress, turn }));
+    Ok((admissions, attempt))
 }
 
 async fn record(shared: &Shared, setup: &Setup, offers: &[Offer]) -> Result<Vec<Admission>, NotRecorded> {
@@ -148,6 +146,10 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(30), looking).await.expect("it never comes about");
+    }
+
+    async fn until_called(bench: &Bench, expected: &str) {
+        until(|| bench.fake.calls().iter().any(|call| call == expected)).await;
     }
 
     fn quick(services: &[&str]) -> App {
@@ -216,7 +218,7 @@ mod tests {
             assert_eq!(on_disk(&bench).unwrap().attempt, None);
         }
         fs::write(go, "").unwrap();
-        bench.fake.until_called("start api c").await;
+        until_called(&bench, "start api c").await;
         assert_eq!(bench.fake.calls(), ["stop api", "start api a", "stop api", "start api c"]);
         bench.shutdown.cancel();
         worker.ended().await;
@@ -238,7 +240,7 @@ mod tests {
             let record = Record::new(&app);
             let mut next = Worker::spawn(app, record, context, bench.shutdown.clone(), Some(last));
             push(&next, 'c');
-            until(|| bench.fake.calls().iter().any(|call| call == "start api c")).await;
+            until_called(&bench, "start api c").await;
             bench.shutdown.cancel();
             next.ended().await;
         }
@@ -255,7 +257,7 @@ mod tests {
         assert!(bench.context.turns.try_take(&app(&["old"])).is_some(), "others may deploy meanwhile");
         worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
         fs::remove_dir(&refusal).unwrap();
-        until(|| bench.fake.calls().iter().any(|call| call == "start new a")).await;
+        until_called(&bench, "start new a").await;
         assert_eq!(bench.fake.calls(), ["stop new", "start new a"]);
         bench.shutdown.cancel();
         worker.ended().await;
@@ -286,7 +288,7 @@ mod tests {
         until(|| bench.context.turns.try_take(&app(&["old"])).is_some()).await;
         worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
         fs::remove_dir(refusal).unwrap();
-        until(|| bench.fake.calls().iter().any(|call| call == "start new b")).await;
+        until_called(&bench, "start new b").await;
         assert_eq!(bench.fake.calls(), ["stop new", "start new b"]);
         bench.shutdown.cancel();
         worker.ended().await;

@@ -142,7 +142,7 @@ impl Ledger {
         let record = Arc::new(record);
         loop {
             let written;
-            (written, writing) = self.try_write(record.clone(), writing).await;
+            (written, writing) = self.try_write(record.clone(), writing).await?;
             let Err(problem) = written else {
                 if self.complained().take().is_some() {
                     info!(app = %record.app, "the journal can be written again");
@@ -179,12 +179,10 @@ impl Ledger {
         &self,
         record: Arc<Record>,
         writing: OwnedMutexGuard<()>,
-    ) -> (io::Result<()>, OwnedMutexGuard<()>) {
+    ) -> Result<(io::Result<()>, OwnedMutexGuard<()>), NotRecorded> {
         let store = self.store.clone();
-        match spawn_blocking(move || (store.write(&record), writing)).await {
-            Ok(written) => written,
-            Err(panic) => (Err(panic.into()), self.writing.clone().lock_owned().await),
-        }
+        // An error would be a panic, which has said so; the lock went with it, so this change may no longer be the next.
+        spawn_blocking(move || (store.write(&record), writing)).await.map_err(|_| NotRecorded)
     }
 }
 
