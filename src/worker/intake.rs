@@ -118,15 +118,24 @@ mod tests {
     use super::super::{Departure, Gate, Receipt, Worker};
     use super::*;
 
-    /// What is on disk of a push once it is acknowledged, and the worker's share in it.
-    async fn taken_in(bench: &Bench, app: App) -> (Record, Arc<Shared>) {
-        let app = Arc::new(app);
-        let setup = Setup { app: app.clone(), context: Arc::new(bench.context.clone()) };
-        let shared = Arc::new(Shared::new(setup, Record::new(&app), bench.shutdown.clone()));
+    fn setup(bench: &Bench, app: App) -> Setup {
+        Setup { app: Arc::new(app), context: Arc::new(bench.context.clone()) }
+    }
+
+    /// A worker's share in a push that has come to it while it rests.
+    fn at_rest(bench: &Bench, app: App) -> Arc<Shared> {
+        let record = Record::new(&app);
+        let shared = Arc::new(Shared::new(setup(bench, app), record, bench.shutdown.clone()));
         shared.ready.cancel();
         shared.rest.begin();
         let receipt = Receipt::new(Ack::none(), 1);
         shared.inbox.put(Offer { revision: revision('a'), retained: false, receipt });
+        shared
+    }
+
+    /// What is on disk of the push once it is acknowledged, and the worker's share in it.
+    async fn taken_in(bench: &Bench, app: App) -> (Record, Arc<Shared>) {
+        let shared = at_rest(bench, app);
         take_in(shared.clone()).await;
         (on_disk(bench).unwrap(), shared)
     }
@@ -191,6 +200,21 @@ mod tests {
             assert_ne!(shared.ledger.machine().next(Instant::now()), Next::Rest, "it is due");
             assert!(shared.rest.claim().is_some(), "whoever comes next may begin it");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_as_it_is_no_longer_configured() {
+        let bench = Bench::new(Fake::default());
+        let shared = at_rest(&bench, quick(&["api"]));
+        let busy = shared.ledger.busy().await;
+        let reload = async {
+            // Its services and its ref are the same, so that the record fits.
+            *super::super::lock(&shared.setup) = setup(&bench, App { retries: 7, ..quick(&["api"]) });
+            drop(busy);
+        };
+        tokio::join!(biased; take_in(shared.clone()), reload);
+        assert_eq!(on_disk(&bench).unwrap().attempt, None);
+        assert_eq!(shared.ledger.machine().next(Instant::now()), Next::Deploy);
     }
 
     /// An app whose outcomes are told by a command, which waits for the second file once it has made the first.

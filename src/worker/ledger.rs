@@ -161,6 +161,12 @@ impl Ledger {
         }
     }
 
+    /// As while a change is written.
+    #[cfg(test)]
+    pub(super) async fn busy(&self) -> OwnedMutexGuard<()> {
+        self.writing.clone().lock_owned().await
+    }
+
     fn complain(&self, record: &Record, problem: &io::Error) {
         let mut complained = self.complained();
         if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
