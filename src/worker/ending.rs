@@ -1,6 +1,6 @@
 //! What a worker still does once the agent is ending, and how long that may take.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::github::CommitId;
@@ -33,15 +33,17 @@ impl Worker {
     }
 
     /// What runs, its own or that of one before it: of one name, only one deploys.
-    fn attempt(&self) -> Option<(&Shared, InProgress)> {
-        let workers = self.former.iter().chain([&self.shared]);
-        workers.map(Arc::as_ref).find_map(|shared| Some((shared, shared.attempt()?)))
+    fn attempt(&self) -> Option<(Arc<Shared>, InProgress)> {
+        self.line().into_iter().find_map(|shared| {
+            let attempt = shared.attempt()?;
+            Some((shared, attempt))
+        })
     }
 
-    /// It and those before it that still deploy: its successor waits for them.
+    /// It and those before it that have not ended: its successor waits for them.
     pub(super) fn line(&self) -> Vec<Arc<Shared>> {
-        let deploying = self.former.iter().filter(|shared| shared.attempt().is_some());
-        deploying.chain([&self.shared]).cloned().collect()
+        let former = self.former.iter().filter_map(Weak::upgrade);
+        former.chain([self.shared.clone()]).collect()
     }
 }
 

@@ -115,7 +115,7 @@ mod tests {
     use crate::refs::{Branches, RefRules};
 
     use super::super::tests::{Bench, Fake, app, push, revision, shell};
-    use super::super::{Departure, Gate, Receipt, Worker};
+    use super::super::{Departure, Gate, Receipt};
     use super::*;
 
     fn setup(bench: &Bench, app: App) -> Setup {
@@ -259,10 +259,7 @@ mod tests {
             for _ in 0..moment {
                 yield_now().await;
             }
-            last.retire(Departure::Replaced);
-            let (app, context) = (Arc::new(quick(&["api"])), Arc::new(bench.context.clone()));
-            let record = Record::new(&app);
-            let mut next = Worker::spawn(app, record, context, bench.shutdown.clone(), Some(last));
+            let mut next = bench.replace(last);
             push(&next, 'c');
             until_called(&bench, "start api c").await;
             bench.shutdown.cancel();

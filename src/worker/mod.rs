@@ -14,7 +14,7 @@ mod rest;
 mod turns;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -105,8 +105,8 @@ pub(crate) struct Offer {
 /// The worker of one app.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    /// Those of the same name that it waits for: one of them may still be deploying.
-    former: Vec<Arc<Shared>>,
+    /// Those of the same name that it waits for: one of them may still be deploying. Their tasks keep them.
+    former: Vec<Weak<Shared>>,
     task: JoinHandle<()>,
 }
 
@@ -140,6 +140,7 @@ impl Worker {
     ) -> Self {
         let shared = Arc::new(Shared::new(Setup { app, context }, record, shutdown));
         let line = former.as_ref().map_or_else(Vec::new, Self::line);
+        let line = line.iter().map(Arc::downgrade).collect();
         let task = tokio::spawn({
             let shared = shared.clone();
             async move {

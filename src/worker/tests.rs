@@ -187,6 +187,14 @@ impl Bench {
         Worker::spawn(Arc::new(app), record, Arc::new(self.context.clone()), self.shutdown.clone(), None)
     }
 
+    /// As a reload does that gives the app another repository.
+    pub(super) fn replace(&self, former: Worker) -> Worker {
+        former.retire(Departure::Replaced);
+        let app = former.app();
+        let (record, context) = (Record::new(&app), Arc::new(self.context.clone()));
+        Worker::spawn(app, record, context, self.shutdown.clone(), Some(former))
+    }
+
     fn failed(&self, outcome: &Outcome) -> (Vec<&'static str>, bool) {
         let steps = outcome.failures.iter().map(|failure| failure.step.as_str()).collect();
         (steps, *self.touched.lock().unwrap())
@@ -370,15 +378,31 @@ async fn the_end_of_a_replaced_apps_deploy_is_waited_for_as_well() {
     push(&last, 'a');
     bench.fake.until_called("stop api").await;
     for _ in 0..2 {
-        last.retire(Departure::Replaced);
-        let (app, context) = (Arc::new(app(&["api"])), Arc::new(bench.context.clone()));
-        last = Worker::spawn(app.clone(), Record::new(&app), context, bench.shutdown.clone(), Some(last));
+        last = bench.replace(last);
         assert!(last.deploying().is_some());
         assert_eq!(last.longest_end().await, Some(Duration::from_secs(120 + 60)));
     }
     bench.shutdown.cancel();
     last.ended().await;
     assert_eq!(last.longest_end().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_is_that_of_one_that_was_about_to_begin() {
+    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let first = bench.worker(app(&["api"]));
+    tokio::task::yield_now().await;
+    let slow_disk = first.shared.ledger.busy().await;
+    push(&first, 'a');
+    tokio::task::yield_now().await;
+    let mut last = bench.replace(bench.replace(first));
+    assert_eq!(last.longest_end().await, None);
+    drop(slow_disk);
+    bench.fake.until_called("stop api").await;
+    assert_eq!(last.longest_end().await, Some(Duration::from_secs(120 + 60)));
+    bench.shutdown.cancel();
+    last.ended().await;
+    assert_eq!(last.former.iter().filter(|former| former.strong_count() > 0).count(), 0, "they are kept");
 }
 
 #[tokio::test(start_paused = true)]
