@@ -21,7 +21,7 @@ use crate::push::Headers;
 use crate::recovery::{self, Recovered};
 use crate::refs::RefMismatch;
 use crate::refusals::{Noted, Refusals};
-use crate::router::{Ignored, Rejected, Revision, Routed, Router, Verdict};
+use crate::router::{Rejected, Revision, Routed, Router, Verdict};
 use crate::service::{ServiceManager, Status};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::Supervisor;
@@ -242,19 +242,18 @@ impl Agent {
             Ok(headers) => self.router.route(&message.topic, headers, &message.payload, SystemTime::now()),
             Err(error) => error.into(),
         };
+        if routed.is_managed_push() {
+            self.context.gate.pushed();
+        }
         match routed {
             Routed::Unmanaged => debug!("message ignored: its repository is no longer managed"),
             Routed::Ignored(why) => {
-                if matches!(why, Ignored::Unfollowed(_)) {
-                    self.context.gate.pushed();
-                }
                 let repository = self.router.repository(&message.topic).map(RepoName::as_str);
                 debug!(repository, %why, "message ignored");
             }
             Routed::Rejected(why) => self.reject(&message.topic, &why),
             Routed::Push(revision, verdicts) => {
                 trace!(repository = %revision.repo, sha = %revision.commit, "push decoded");
-                self.context.gate.pushed();
                 return self.hand_on(&revision, verdicts, message.retain, message.ack);
             }
         }

@@ -77,6 +77,13 @@ pub enum Routed {
     Push(Box<Revision>, Vec<(AppName, Verdict)>),
 }
 
+impl Routed {
+    /// A push to a managed repository, whether it deploys anything or not: more may be queued behind it.
+    pub fn is_managed_push(&self) -> bool {
+        matches!(self, Self::Push(..) | Self::Ignored(Ignored::Unfollowed(_) | Ignored::Deletion))
+    }
+}
+
 /// Whether a push deploys one app.
 pub type Verdict = Result<(), RefMismatch>;
 

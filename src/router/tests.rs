@@ -82,6 +82,24 @@ fn a_push_deploys_each_app_that_follows_its_ref() {
     }
 }
 
+/// More may be queued behind any push to a managed repository, so deploys wait.
+#[test]
+fn a_push_that_deploys_nothing_is_a_managed_push_as_well() {
+    let (topic, repo) = ("github/2lemetry/InstanceAPI", "2lemetry/InstanceAPI");
+    let is_push = |payload: &Value| route(topic, payload).is_managed_push();
+    for git_ref in ["refs/heads/main", "refs/heads/feature", "refs/tags/nightly"] {
+        assert!(is_push(&payload(repo, git_ref)), "{git_ref}");
+    }
+    let mut deletion = payload(repo, "refs/heads/main");
+    deletion["after"] = json!("0".repeat(40));
+    assert!(is_push(&deletion));
+    for other in [json!({"zen": "Keep it logically awesome."}), payload("2lemetry/Other", "refs/heads/main")]
+    {
+        assert!(!is_push(&other), "{other}");
+    }
+    assert!(!route("github/2lemetry/Other", &payload(repo, "refs/heads/main")).is_managed_push());
+}
+
 #[test]
 fn the_topic_is_looked_at_before_the_payload() {
     let router = router();
