@@ -114,6 +114,7 @@ mod tests {
     use crate::mqtt::Ack;
     use crate::refs::{Branches, RefRules};
 
+    use super::super::ledger::RETRY;
     use super::super::tests::{Bench, Fake, app, push, revision, shell};
     use super::super::{Departure, Gate, Receipt};
     use super::*;
@@ -291,7 +292,7 @@ mod tests {
         refusal
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_turn_is_not_kept_for_a_disk_that_refuses() {
         let bench = Bench::new(Fake::default());
         let turn = bench.context.turns.try_take(&app(&["old"])).unwrap();
@@ -302,11 +303,13 @@ mod tests {
         push(&worker, 'b');
         until(|| worker.is_stuck()).await;
         drop(turn);
+        let given = Instant::now();
         for _ in 0..10 {
             yield_now().await;
         }
         // The worker has had it.
         until(|| bench.context.turns.try_take(&app(&["old"])).is_some()).await;
+        assert!(given.elapsed() < RETRY, "it is kept until the next try");
         worker.configure(Arc::new(quick(&["new"])), Arc::new(bench.context.clone()));
         fs::remove_dir(refusal).unwrap();
         until_called(&bench, "start new b").await;
