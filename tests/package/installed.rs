@@ -1,5 +1,8 @@
 //! The package from its installation to its removal.
 
+use std::fs;
+use std::process::Command;
+
 use crate::HELLO;
 use crate::host::{BOOTSTRAP, Host, package};
 
@@ -51,6 +54,31 @@ fn the_bootstrap_script_makes_an_instance_that_deploys() {
     let said = host.sh(&script);
     assert!(said.contains("this version is installed already") && !said.contains("wrote"), "{said}");
     assert_eq!(host.property("InvocationID", "instance-agent"), agent, "it was started again for nothing");
+}
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn the_licence_of_each_crate_is_in_the_package() {
+    let contents = tempfile::tempdir().unwrap();
+    let unpacked = Command::new("dpkg-deb").arg("-x").arg(package()).arg(contents.path()).status().unwrap();
+    assert!(unpacked.success());
+    let text = contents.path().join("usr/share/doc/instance-agent/third-party-licenses.txt");
+    let text = fs::read_to_string(text).unwrap();
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--package", env!("CARGO_PKG_NAME"), "--edges", "normal"])
+        .args(["--target", "x86_64-unknown-linux-gnu", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    let crates: Vec<_> = tree.lines().skip(1).map(|line| line.split(' ').collect::<Vec<_>>()).collect();
+    assert!(crates.iter().any(|words| words[0] == "ring"), "{tree}");
+    for words in crates {
+        let [name, version] = [words[0], &words[1][1..]];
+        assert!(text.contains(&format!("\n{name} {version}: ")), "{name} {version} is not named");
+        assert!(text.contains(&format!("\n  {name} {version}, ")), "{name} {version} has no licence");
+    }
+    assert!(text.contains("Copyright 2015-2016 Brian Smith"), "the texts are missing");
 }
 
 /// The commands of "Install" as they stand, but for what a test must answer by itself, where no one is and no network.
