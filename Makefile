@@ -69,7 +69,7 @@ build: ## build the release binary, target/release/instance-agent
 	cargo build --locked --release
 
 .PHONY: deb
-deb: ## build the Debian package, target/debian/*.deb, for glibc 2.17 and newer; installs zig and cargo-deb
+deb: ## build the Debian package, target/debian/*.deb, for glibc 2.17 and newer; installs zig, cargo-deb and cargo-about
 	scripts/install-deb-tools $(TOOLS)
 	scripts/build-deb $(TOOLS)
 
