@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::command::{CommandError, CommandSpec, JobName, JobStep, Running, Stop};
 use crate::config::App;
@@ -181,8 +181,8 @@ impl Deploy<'_> {
     }
 
     /// A start that waits for a disk that hangs, or is left out for want of this file, would be worse than one with the
-    /// file of the last deploy.
-    async fn write_environment_file(&self, environment: &[(String, String)]) {
+    /// file of the last deploy; but a unit that reads it would not run what the deploy is of, so that one has failed.
+    async fn write_environment_file(&mut self, environment: &[(String, String)]) {
         if !environment.iter().any(|(name, _)| name == "GITHUB_SHA") {
             return;
         }
@@ -194,7 +194,14 @@ impl Deploy<'_> {
             Err(late) => Err(late.into()),
         };
         if let Err(error) = written {
-            warn!(app = %self.app.name, file = %path.display(), %error, "cannot write the environment file");
+            let error = format!("cannot write the environment file {}: {error}", path.display());
+            self.failures.push(Failure {
+                step: Step::Start,
+                service: None,
+                error,
+                exit_code: None,
+                output: Vec::new(),
+            });
         }
     }
 

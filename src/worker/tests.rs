@@ -270,6 +270,18 @@ async fn when_a_start_fails_the_others_are_started_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn services_that_may_run_another_revision_are_started_but_not_deployed() {
+    let bench = Bench::new(Fake::default());
+    // The disk refuses the new file, so a unit that reads it would fetch the old commit.
+    std::fs::create_dir_all(bench.context.state_dir.join("env/api.env.new")).unwrap();
+    let outcome = bench.deploy(&app(&["api"])).await;
+    assert_eq!(bench.failed(&outcome), (vec!["start"], true));
+    let error = &outcome.cause().unwrap().error;
+    assert!(error.contains("cannot write the environment file /") && error.contains("env/api.env"), "{error}");
+    assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_step_that_hangs_is_given_up_at_its_limit() {
     let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
     let app = App { stop_timeout: Some(Duration::from_secs(60)), ..app(&["api"]) };
