@@ -1,6 +1,6 @@
 //! What is remembered of one app.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -326,15 +326,21 @@ impl Record {
         if self.attempt.is_some() {
             return None;
         }
-        if self.services != app.services {
-            // Whether the others run the commit too is not known.
-            self.services.clone_from(&app.services);
+        if !are_the_same(&self.services, &app.services) {
+            // Whether the others run the commit too is not known, and what failed with these may not with those.
             self.deployed = None;
+            if let Some(desired) = self.desired.as_mut().filter(|desired| !desired.failed) {
+                (desired.attempts, desired.interrupted) = (0, 0);
+            }
         }
+        self.services.clone_from(&app.services);
         if self.wants_what_is_pending(app) {
             return None;
         }
         let revision = self.desired.take()?.revision;
+        // It was never deployed: once its ref is wanted again, GitHub may deliver it again.
+        let identity = revision.identity();
+        self.seen.retain(|seen| seen.identity != identity);
         let why = "the configuration no longer has its ref".to_owned();
         Some(self.give_up(Verdict::Dropped, revision, why))
     }
@@ -360,6 +366,14 @@ impl Record {
     }
 }
 
+/// In whatever order, and however they are spelt.
+fn are_the_same(services: &[ServiceName], others: &[ServiceName]) -> bool {
+    let keys = |services: &[ServiceName]| -> BTreeSet<String> {
+        services.iter().map(|service| service.key().to_owned()).collect()
+    };
+    keys(services) == keys(others)
+}
+
 impl Desired {
     fn new(revision: Revision) -> Self {
         let again = revision.by_hand.as_ref().is_some_and(|made| made.again);
@@ -371,3 +385,6 @@ impl Desired {
         self.failed = self.interrupted >= INTERRUPTIONS;
     }
 }
+
+#[cfg(test)]
+mod tests;

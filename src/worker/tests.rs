@@ -277,7 +277,10 @@ async fn services_that_may_run_another_revision_are_started_but_not_deployed() {
     let outcome = bench.deploy(&app(&["api"])).await;
     assert_eq!(bench.failed(&outcome), (vec!["start"], true));
     let error = &outcome.cause().unwrap().error;
-    assert!(error.contains("cannot write the environment file /") && error.contains("env/api.env"), "{error}");
+    assert!(
+        error.contains("cannot write the environment file /") && error.contains("env/api.env"),
+        "{error}"
+    );
     assert_eq!(bench.fake.calls(), ["stop api", "start api b"]);
 }
 

@@ -1,0 +1,78 @@
+use std::time::Duration;
+
+use crate::refs::{Branches, RefRules};
+
+use super::*;
+
+fn app(services: &[&str], branch: &str) -> App {
+    App {
+        name: "api".parse().unwrap(),
+        repo: "o/r".parse().unwrap(),
+        services: services.iter().map(|service| service.parse().unwrap()).collect(),
+        refs: RefRules { branches: Branches::Listed(vec![branch.parse().unwrap()]), tags: Vec::new() },
+        prepare: None,
+        update: None,
+        check: None,
+        settle: Duration::ZERO,
+        retries: 0,
+        stop_timeout: None,
+        start_timeout: None,
+    }
+}
+
+fn revision(digit: char) -> Revision {
+    Revision {
+        repo: "o/r".parse().unwrap(),
+        git_ref: "refs/heads/main".parse().unwrap(),
+        before: None,
+        commit: digit.to_string().repeat(40).parse().unwrap(),
+        on_default_branch: true,
+        pushed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)),
+        by_hand: None,
+        delivery: None,
+    }
+}
+
+fn record(app: &App) -> Record {
+    let mut record = Record::new(app);
+    assert_eq!(record.admit(&revision('a'), false, SystemTime::now()), Admission::Taken);
+    record
+}
+
+fn attempt(record: &mut Record, verdict: Verdict, retries: u32) {
+    let now = SystemTime::now();
+    let attempted = record.begin(true, Rescue::default(), now).unwrap().revision;
+    record.end(Entry::without_attempt(verdict, &attempted, now, String::new()), retries);
+}
+
+#[test]
+fn services_in_another_order_or_spelling_are_no_others() {
+    let mut record = record(&app(&["proxy", "api"], "main"));
+    attempt(&mut record, Verdict::Deployed, 0);
+    record.fit(&app(&["api.service", "proxy"], "main"));
+    assert_eq!(record.pending(), None);
+    assert_eq!(record.services.iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["api.service", "proxy"]);
+    record.fit(&app(&["api"], "main"));
+    assert_eq!(record.pending(), Some(&revision('a')), "whether it runs that commit is not known");
+}
+
+#[test]
+fn other_services_have_all_their_tries() {
+    let mut record = record(&app(&["api"], "main"));
+    attempt(&mut record, Verdict::Failed, 1);
+    record.fit(&app(&["other"], "main"));
+    attempt(&mut record, Verdict::Failed, 1);
+    assert_eq!(record.pending(), Some(&revision('a')));
+    attempt(&mut record, Verdict::Failed, 1);
+    assert_eq!(record.pending(), None);
+    record.fit(&app(&["third"], "main"));
+    assert_eq!(record.pending(), None, "it waits for a new push");
+}
+
+#[test]
+fn what_a_mistake_in_the_configuration_dropped_can_be_delivered_again() {
+    let mut record = record(&app(&["api"], "main"));
+    assert!(record.fit(&app(&["api"], "mian")).is_some());
+    record.fit(&app(&["api"], "main"));
+    assert_eq!(record.admit(&revision('a'), false, SystemTime::now()), Admission::Taken);
+}
