@@ -91,7 +91,8 @@ impl<'a> Toolbox<'a> {
     /// Those that the record's attempt was made with; where they are gone, what there is. `None`: there is nothing to
     /// mend, or nothing to mend it with.
     async fn tools_for(&mut self, record: &Record) -> Option<Tools> {
-        let choice = &record.attempt.as_ref()?.rescue.service_manager;
+        let attempt = record.attempt.as_ref().or(record.left_down.as_ref())?;
+        let choice = &attempt.rescue.service_manager;
         if let Some((_, tools)) = self.found.iter().find(|(known, _)| known == choice) {
             return Some(tools.clone());
         }
@@ -110,23 +111,31 @@ impl<'a> Toolbox<'a> {
 
 async fn mend(mut record: Record, store: Store, tools: Tools) -> (Record, Option<Outcome>) {
     // Counted first: should the agent be killed in here, this one is not made for ever.
-    let Some(attempt) = record.count_interruption() else { return (record, None) };
+    let Some(attempt) = record.count_interruption() else {
+        return (start_what_was_left_down(record, &store, &tools).await, None);
+    };
     write(&store, &record);
     let (app, sha) = (record.app.clone(), &attempt.revision.commit);
     warn!(%app, %sha, attempt = attempt.number, "a deploy was interrupted when the agent ended");
     end_survivors(&app, &attempt, &tools.runner).await;
-    let record = Mutex::new(record);
-    if attempt.touched {
-        let note = |running| note(&record, &store, running);
-        start_services(&record, &attempt, tools.manager.as_ref(), &note).await;
-    }
-    let mut record = record.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let given_up = record.interrupted();
+    let (mut record, is_up) = start_services(record, &store, &attempt, &tools).await;
+    let given_up = record.interrupted(is_up);
     if given_up.is_some() {
         error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
     }
     write(&store, &record);
     (record, given_up)
+}
+
+/// An earlier agent could not do it.
+async fn start_what_was_left_down(record: Record, store: &Store, tools: &Tools) -> Record {
+    let Some(attempt) = record.left_down.clone() else { return record };
+    let (mut record, is_up) = start_services(record, store, &attempt, tools).await;
+    if is_up {
+        record.brought_up(&attempt.services);
+        write(store, &record);
+    }
+    record
 }
 
 /// For the next agent, should this one be killed in here.
@@ -180,22 +189,28 @@ async fn end_survivors(app: &AppName, attempt: &InProgress, runner: &Runner) {
     }
 }
 
+/// False: one of them is not up.
 async fn start_services(
-    record: &Mutex<Record>,
+    record: Record,
+    store: &Store,
     attempt: &InProgress,
-    manager: &dyn ServiceManager,
-    note: &(dyn Fn(Running) + Send + Sync),
-) {
-    let (app, last_good) = {
-        let record = lock(record);
-        (record.app.clone(), record.last_good.clone())
-    };
-    // Of the revision that ran for certain last: the interrupted one may be half in place.
-    let environment =
-        handover::environment(&app, attempt.rescue.environment.as_deref(), last_good.as_ref(), None);
-    for service in &attempt.services {
-        start_service(&app, service, attempt, manager, &environment, &Trace::new(&attempt.mark, note)).await;
+    tools: &Tools,
+) -> (Record, bool) {
+    if !attempt.touched {
+        return (record, true);
     }
+    // Of the revision that ran for certain last: the interrupted one may be half in place.
+    let variables = attempt.rescue.environment.as_deref();
+    let environment = handover::environment(&record.app, variables, record.last_good.as_ref(), None);
+    let app = record.app.clone();
+    let record = Mutex::new(record);
+    let note = |running| note(&record, store, running);
+    let trace = Trace::new(&attempt.mark, &note);
+    let mut is_up = true;
+    for service in &attempt.services {
+        is_up &= start_service(&app, service, attempt, tools.manager.as_ref(), &environment, &trace).await;
+    }
+    (record.into_inner().unwrap_or_else(PoisonError::into_inner), is_up)
 }
 
 async fn start_service(
@@ -205,23 +220,87 @@ async fn start_service(
     manager: &dyn ServiceManager,
     environment: &[(String, String)],
     trace: &Trace<'_>,
-) {
+) -> bool {
     // A start of what is up could make it run twice, where the manager does not see to that.
     if let Ok(Ok(Status::Running { .. } | Status::Completed)) = timeout(LOOK, manager.status(service)).await {
-        return;
+        return true;
     }
     let sha = &attempt.revision.commit;
     let limit = start_limit(manager, service, attempt.rescue.start_timeout).await.unwrap_or(DEFAULT_LIMIT);
     match timeout(limit, manager.start(service, environment, trace)).await {
         Ok(Ok(())) => {
             info!(%app, %sha, %service, "service started that an interrupted deploy had stopped");
+            return true;
         }
         Ok(Err(error)) => {
-            error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped");
+            error!(%app, %sha, %service, %error, "cannot start a service that an interrupted deploy had stopped: the next start of the agent tries again");
         }
         Err(_) => {
             let limit = humantime::format_duration(limit);
-            error!(%app, %sha, %service, %limit, "starting a service that an interrupted deploy had stopped takes too long");
+            error!(%app, %sha, %service, %limit, "starting a service that an interrupted deploy had stopped takes too long: the next start of the agent tries again");
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use crate::journal::Rescue;
+    use crate::router::Revision;
+    use crate::service::{CustomManager, Template};
+
+    use super::*;
+
+    fn revision() -> Revision {
+        Revision {
+            repo: "o/r".parse().unwrap(),
+            git_ref: "refs/heads/main".parse().unwrap(),
+            before: None,
+            commit: "a".repeat(40).parse().unwrap(),
+            on_default_branch: true,
+            pushed_at: None,
+            by_hand: None,
+            delivery: None,
+        }
+    }
+
+    fn shell(line: String) -> Template {
+        Template::new(vec!["/bin/sh".into(), "-c".into(), line, "{service}".into()]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_start_tries_again_to_start_what_was_left_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        store.create().unwrap();
+        let [starts, database] = ["starts", "database"].map(|name| directory.path().join(name));
+        let manager = CustomManager {
+            name: "mine".into(),
+            stop: shell("exit 1".into()),
+            start: shell(format!("echo >> {}; test -e {}", starts.display(), database.display())),
+            status: shell("exit 3".into()),
+        };
+        let choice = ManagerChoice::Custom(manager.clone());
+        let tools = Tools { manager: Arc::new(manager), runner: Runner::new("/nonexistent".into()) };
+        let mut record = Record::for_test("api", "o/r");
+        let now = SystemTime::now();
+        record.admit(&revision(), false, now);
+        record.begin(true, Rescue { service_manager: choice.clone(), ..Rescue::default() }, now).unwrap();
+        store.write(&record).unwrap();
+        for (start, tried, is_down) in [(1, 1, true), (2, 2, true), (3, 3, false), (4, 3, false)] {
+            if start == 3 {
+                fs::write(&database, "").unwrap();
+            }
+            let recovered = recover(&store, Some((&choice, &tools))).await.unwrap();
+            let record = &recovered.records[0];
+            assert_eq!(fs::read_to_string(&starts).unwrap().lines().count(), tried, "start {start}");
+            assert_eq!((record.left_down.is_some(), record.attempt.is_some()), (is_down, false), "{start}");
+            assert_eq!(record.desired.as_ref().unwrap().interrupted, 1, "counted once");
+            assert_eq!(&store.read_all().unwrap().0[0], record);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{App, AppName};
 use crate::journal::Record;
@@ -75,7 +75,16 @@ impl Staff {
         self.apps = apps.to_vec();
         self.apps.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         for record in records.values() {
-            self.abandon(record, Departure::Removed, context);
+            if record.left_down.is_none() {
+                self.abandon(record, Departure::Removed, context);
+                continue;
+            }
+            let file = context.store.file(&record.app);
+            warn!(
+                app = %record.app,
+                file = %file.display(),
+                "record of an app that is no longer here kept, as its services could not be started: remove it if nobody wants them"
+            );
         }
         self.retired.extend(former.into_values().inspect(|worker| worker.retire(Departure::Removed)));
         self.retired.retain(|worker| !worker.has_ended());

@@ -47,6 +47,9 @@ pub struct Record {
     #[serde(default)]
     /// The attempt in progress.
     pub attempt: Option<InProgress>,
+    /// An interrupted attempt whose services could not be started: each start of an agent tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_down: Option<InProgress>,
     /// The greatest date of a push that was taken.
     #[serde(with = "super::time::optional", default)]
     pub(super) high: Option<SystemTime>,
@@ -146,6 +149,7 @@ impl Record {
             deployed: None,
             last_good: None,
             attempt: None,
+            left_down: None,
             high: None,
             seen: VecDeque::new(),
             forgotten: None,
@@ -257,6 +261,7 @@ impl Record {
         let verdict = entry.outcome;
         self.note(entry);
         let Some(attempt) = self.attempt.take() else { return Ended::default() };
+        self.brought_up(&attempt.services);
         if verdict == Verdict::Deployed {
             self.deployed = Some(attempt.revision.clone());
             self.last_good = Some(attempt.revision.clone());
@@ -288,11 +293,22 @@ impl Record {
         Some(attempt)
     }
 
-    /// The services of an interrupted attempt are up. Its revision may be given up.
-    pub(crate) fn interrupted(&mut self) -> Option<Outcome> {
+    /// Whatever an interrupted attempt had stopped was started, or could not be. Its revision may be given up.
+    pub(crate) fn interrupted(&mut self, is_up: bool) -> Option<Outcome> {
         let attempt = self.attempt.take()?;
         self.note(Entry::interrupted(&attempt));
+        if is_up {
+            self.brought_up(&attempt.services);
+        } else {
+            self.left_down = Some(attempt.clone());
+        }
         self.give_up_interrupted(attempt)
+    }
+
+    /// These were started, or it is known that they do not start.
+    pub(crate) fn brought_up(&mut self, services: &[ServiceName]) {
+        let among = |down: &ServiceName| services.iter().any(|service| service.key() == down.key());
+        self.left_down.take_if(|attempt| attempt.services.iter().all(among));
     }
 
     fn give_up_interrupted(&mut self, attempt: InProgress) -> Option<Outcome> {

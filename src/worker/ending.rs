@@ -32,6 +32,11 @@ impl Worker {
         Some(longest)
     }
 
+    /// It has ended with services down, and the next agent must find that where it is recorded.
+    pub(super) fn leaves_its_record(&self) -> bool {
+        self.shared.is_deploying() || !self.shared.ready.is_cancelled()
+    }
+
     /// What runs, its own or that of one before it: of one name, only one deploys.
     fn attempt(&self) -> Option<(Arc<Shared>, InProgress)> {
         self.line().into_iter().find_map(|shared| {
@@ -48,6 +53,10 @@ impl Worker {
 }
 
 impl Shared {
+    pub(super) fn is_deploying(&self) -> bool {
+        self.ledger.machine().record().attempt.is_some()
+    }
+
     fn attempt(&self) -> Option<InProgress> {
         self.ledger.machine().record().attempt.clone()
     }

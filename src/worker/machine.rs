@@ -284,7 +284,7 @@ mod tests {
         bench.begin();
         let mut record = bench.machine.record().clone();
         record.count_interruption();
-        record.interrupted();
+        record.interrupted(true);
         assert!(Machine::new(record, bench.now).resumes());
     }
 

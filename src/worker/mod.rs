@@ -146,10 +146,13 @@ impl Worker {
             async move {
                 if let Some(mut former) = former {
                     former.ended().await;
+                    if former.leaves_its_record() {
+                        return;
+                    }
                 }
                 shared.ready.cancel();
                 work(&shared).await;
-                if let Some(departure) = shared.departure.get() {
+                if let Some(departure) = shared.departure.get().filter(|_| !shared.is_deploying()) {
                     Box::pin(set_aside(&shared, *departure)).await;
                 }
             }

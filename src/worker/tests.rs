@@ -420,6 +420,30 @@ async fn so_is_that_of_one_that_was_about_to_begin() {
     assert_eq!(last.former.iter().filter(|former| former.strong_count() > 0).count(), 0, "they are kept");
 }
 
+/// It looks for services to start where the app's record is.
+#[tokio::test(start_paused = true)]
+async fn a_removed_or_replaced_app_that_is_left_down_keeps_its_record_for_the_next_agent() {
+    for departure in [Departure::Removed, Departure::Replaced] {
+        let fake = Fake { hangs: vec!["start api"], ..Fake::default() }.looking("api", &[Status::Stopped]);
+        let bench = Bench::new(fake);
+        let mut worker = bench.worker(app(&["api"]));
+        push(&worker, 'a');
+        bench.fake.until_called("start api a").await;
+        match departure {
+            Departure::Removed => worker.retire(departure),
+            Departure::Replaced => {
+                worker = bench.replace(bench.replace(worker));
+                push(&worker, 'b');
+            }
+        }
+        bench.shutdown.cancel();
+        worker.ended().await;
+        let (records, _) = bench.context.store.read_all().unwrap();
+        let commit = records[0].attempt.as_ref().map(|attempt| attempt.revision.commit.clone());
+        assert_eq!(commit, Some(revision('a').commit), "{departure:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn once_the_agent_is_ending_nothing_is_stopped() {
     let bench = Bench::new(Fake::default());

@@ -316,7 +316,7 @@ fn after_three_interruptions_a_revision_is_failed_until_a_new_push() {
     for _ in 0..3 {
         assert!(record.begin(true, Rescue::default(), noon()).is_some());
         assert!(record.count_interruption().is_some_and(|attempt| attempt.touched));
-        let given_up = record.interrupted();
+        let given_up = record.interrupted(true);
         assert_eq!(given_up.is_some(), record.pending().is_none());
     }
     assert_eq!(record.pending(), None);

@@ -76,3 +76,16 @@ fn what_a_mistake_in_the_configuration_dropped_can_be_delivered_again() {
     record.fit(&app(&["api"], "main"));
     assert_eq!(record.admit(&revision('a'), false, SystemTime::now()), Admission::Taken);
 }
+
+#[test]
+fn what_was_left_down_is_known_until_its_services_were_started() {
+    let mut record = record(&app(&["api"], "main"));
+    record.begin(true, Rescue::default(), SystemTime::now()).unwrap();
+    assert_eq!(record.interrupted(false), None);
+    record.fit(&app(&["other"], "main"));
+    attempt(&mut record, Verdict::Failed, 1);
+    assert!(record.left_down.is_some(), "the attempt was none of its services");
+    record.fit(&app(&["api.service", "other"], "main"));
+    attempt(&mut record, Verdict::Failed, 1);
+    assert_eq!(record.left_down, None);
+}
