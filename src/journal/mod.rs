@@ -10,6 +10,7 @@ pub(crate) mod time;
 
 pub(crate) use admission::Admission;
 pub use entry::Entry;
+pub(crate) use record::Ended;
 pub use record::{Desired, InProgress, Record};
 pub use rescue::Rescue;
 pub use session::{Session, SessionFile};

@@ -319,6 +319,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_failure_is_told_even_while_the_disk_refuses() {
+        let mut bench = Bench::new(Fake::default());
+        let told = bench.context.state_dir.join("told");
+        bench.context.on_outcome =
+            Some(shell(&format!("echo $INSTANCE_AGENT_OUTCOME >> {}", told.display())));
+        let refusal = bench.context.state_dir.join("apps/api.json.new");
+        // As if it had filled the disk.
+        let update = shell(&format!("mkdir {}; exit 28", refusal.display()));
+        let mut worker = bench.worker(App { update: Some(update.into()), ..quick(&["api"]) });
+        push(&worker, 'a');
+        until(|| told.exists()).await;
+        assert!(on_disk(&bench).unwrap().attempt.is_some(), "its end is recorded already");
+        fs::remove_dir(refusal).unwrap();
+        until(|| on_disk(&bench).unwrap().attempt.is_none()).await;
+        bench.shutdown.cancel();
+        worker.ended().await;
+        assert_eq!(fs::read_to_string(told).unwrap(), "failed\n", "told once");
+    }
+
+    #[tokio::test]
     async fn who_is_removed_while_the_disk_refuses_does_not_wait_for_it() {
         let bench = Bench::new(Fake::default());
         let mut worker = bench.worker(quick(&["old"]));

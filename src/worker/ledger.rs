@@ -194,7 +194,7 @@ impl Ledger {
 
 /// How often a write is tried that the disk refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tries {
+pub(super) enum Tries {
     One,
     Endless,
 }

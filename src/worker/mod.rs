@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::App;
-use crate::journal::{Entry, InProgress, Record, Rescue, Store};
+use crate::journal::{Ended, Entry, InProgress, Record, Rescue, Store};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::Refusals;
 use crate::router::Revision;
@@ -32,12 +32,13 @@ use crate::service::{ManagerChoice, ServiceManager};
 
 pub use gate::Gate;
 pub use report::Notices;
+use report::Prospect;
 pub use turns::Turns;
 
 pub(crate) use departure::Departure;
 use inbox::Inbox;
 pub(crate) use inbox::Receipt;
-use ledger::{Ledger, RETRY};
+use ledger::{Ledger, NotRecorded, RETRY, Tries};
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
 use rest::Rest;
@@ -387,26 +388,48 @@ async fn carry_out(shared: &Shared, attempt: Attempt) -> Vec<Outcome> {
     drop(turn);
     if outcome.leaves_services_down() {
         // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
-        report::ended(&outcome, None);
+        report::ended(&outcome, Prospect::Nothing);
         return vec![outcome];
     }
-    let retries = setup.app.retries;
-    let ended = shared
-        .ledger
-        .change(
-            |record| record.end(Entry::from(&outcome), retries),
-            |machine, record, ended| (machine.ended(record, ended.retry, Instant::now()), ended.given_up),
-        )
-        .await;
+    let (ended, to_tell) = match end(shared, &outcome, &setup, Tries::One).await {
+        Ok(ended) => {
+            report::ended(&outcome, ended.1);
+            (Ok(ended), vec![outcome])
+        }
+        // Whoever sees to the disk must know meanwhile what has failed, which may be why it is full.
+        Err(NotRecorded) => {
+            report::ended(&outcome, Prospect::Unrecorded);
+            report::tell(&outcome, &setup.context, &shared.shutdown).await;
+            (end(shared, &outcome, &setup, Tries::Endless).await, Vec::new())
+        }
+    };
     // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
-    let (retry, given_up) = ended.unwrap_or_default();
-    report::ended(&outcome, retry);
+    let given_up = ended.ok().and_then(|(given_up, _)| given_up);
     if let Some(given_up) = &given_up {
         report::given_up(&given_up.app, &given_up.revision);
     }
     // A reload that came meanwhile has waited for the end.
     fit(shared).await;
-    [outcome].into_iter().chain(given_up).collect()
+    to_tell.into_iter().chain(given_up).collect()
+}
+
+/// Records how an attempt ended. Gives what else is to be told, and what comes next.
+async fn end(
+    shared: &Shared,
+    outcome: &Outcome,
+    setup: &Setup,
+    tries: Tries,
+) -> Result<(Option<Outcome>, Prospect), NotRecorded> {
+    let retries = setup.app.retries;
+    let change = |record: &mut Record| record.end(Entry::from(outcome), retries);
+    let take_over = |machine: &mut Machine, record: Record, ended: Ended| {
+        let pause = machine.ended(record, ended.retry, Instant::now());
+        (ended.given_up, pause.map_or(Prospect::Nothing, Prospect::Retry))
+    };
+    match tries {
+        Tries::One => shared.ledger.change_at_once(change, take_over).await,
+        Tries::Endless => shared.ledger.change(change, take_over).await,
+    }
 }
 
 /// This instance's share of the stagger, from 0 to all of it: the same at each start, other for each instance.

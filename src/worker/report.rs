@@ -82,9 +82,19 @@ pub(super) fn began(app: &App, attempt: &InProgress) {
     );
 }
 
-pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
+/// What comes after a deploy.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Prospect {
+    /// It is tried again after this.
+    Retry(Duration),
+    /// Nothing, unless a push comes or has come.
+    Nothing,
+    /// That is decided when its end can be recorded.
+    Unrecorded,
+}
+
+pub(super) fn ended(outcome: &Outcome, prospect: Prospect) {
     let (app, sha, took) = (&outcome.app, &outcome.revision.commit, readable(outcome.duration));
-    let retry_in = retry.map(readable);
     match (outcome.verdict, outcome.cause()) {
         (Verdict::Deployed | Verdict::Dropped, _) => info!(%app, %sha, took, "deployed"),
         (_, None) => {
@@ -96,10 +106,16 @@ pub(super) fn ended(outcome: &Outcome, retry: Option<Duration>) {
         (Verdict::Failed, Some(cause)) => {
             let output = cause.output.join(" | ");
             let (step, error) = (cause.step.as_str(), &cause.error);
-            match retry_in {
-                Some(retry_in) => error!(%app, %sha, step, error, output, took, retry_in, "deploy failed"),
-                None => {
+            match prospect {
+                Prospect::Retry(pause) => {
+                    let retry_in = readable(pause);
+                    error!(%app, %sha, step, error, output, took, retry_in, "deploy failed");
+                }
+                Prospect::Nothing => {
                     error!(%app, %sha, step, error, output, took, "deploy failed: waiting for a new push");
+                }
+                Prospect::Unrecorded => {
+                    error!(%app, %sha, step, error, output, took, "deploy failed: waiting for the journal");
                 }
             }
         }
