@@ -9,7 +9,7 @@ use crate::refs::{Branches, RefPattern, RefRules};
 use crate::service::ServiceName;
 
 use super::checker::{Checker, Within};
-use super::commands::command;
+use super::commands::{COMMAND_TIMEOUT, command};
 use super::fragment::{
     AppFragment, BranchFragment, CommandFragment, Field, List, Mapping, OneOrMany, Scalar,
 };
@@ -204,7 +204,7 @@ impl AppReader<'_> {
         value: Field<Mapping<Box<CommandFragment>>>,
     ) -> Option<Box<CommandSpec>> {
         let value = self.placed(value);
-        command(self.checker, &self.at(field), value).map(Box::new)
+        command(self.checker, &self.at(field), COMMAND_TIMEOUT, value).map(Box::new)
     }
 
     fn services(&mut self, one: Field<Scalar>, many: Field<List<Scalar>>, host: &Host) -> Vec<ServiceName> {

@@ -15,12 +15,15 @@ use super::validate::{DAY, SECOND};
 use super::values;
 
 /// For a command that names no `timeout`: long enough for a build, short enough to notice the same day.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(super) const COMMAND_TIMEOUT: (Duration, &str) = (Duration::from_secs(10 * 60), "10m");
+/// For a notification: the app's next deploy waits for it.
+pub(super) const NOTICE_TIMEOUT: (Duration, &str) = (Duration::from_secs(30), "30s");
 
-/// Reads a command.
+/// Reads a command. `timeout`: what it has unless it names one, and as which that is shown.
 pub(super) fn command(
     checker: &mut Checker,
     key: &dyn Display,
+    timeout: (Duration, &str),
     field: Option<Placed<Mapping<Box<CommandFragment>>>>,
 ) -> Option<CommandSpec> {
     let Some(field) = field else {
@@ -35,12 +38,9 @@ pub(super) fn command(
     let user = checker.optional_or(Within(key, "user"), placed(fragment.user), "the agent's own", looked_up);
     checker.users = users;
     let dir = checker.optional_or(Within(key, "dir"), placed(fragment.dir), "the user's home", values::path);
-    let timeout = checker.or_default(
-        Within(key, "timeout"),
-        placed(fragment.timeout),
-        (COMMAND_TIMEOUT, "10m"),
-        |text| values::duration(text, SECOND, DAY),
-    );
+    let timeout = checker.or_default(Within(key, "timeout"), placed(fragment.timeout), timeout, |text| {
+        values::duration(text, SECOND, DAY)
+    });
     let key = &Within(key, "command");
     let Some(argv_field) = fragment.command else {
         checker.error(&place, key, "is missing: the program and its arguments, as a list");

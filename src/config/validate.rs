@@ -63,7 +63,12 @@ pub(super) fn settings(
         values::directory,
     );
     let trust = trust::trust(&mut checker, &mut sources, mqtt.as_ref());
-    let on_outcome = commands::command(&mut checker, &"on_outcome", sources.take(|f| &mut f.on_outcome));
+    let on_outcome = commands::command(
+        &mut checker,
+        &"on_outcome",
+        commands::NOTICE_TIMEOUT,
+        sources.take(|f| &mut f.on_outcome),
+    );
     let tags = tags(&mut checker, &mut sources, host, may_ask);
     let apps = apps::apps(&mut checker, &mut sources, environment.as_deref(), (host, tags.are_read));
     let settings = mqtt.zip(service_manager).map(|(mqtt, service_manager)| Settings {

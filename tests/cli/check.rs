@@ -12,7 +12,8 @@ fn check_says_where_each_setting_comes_from() {
     let text = format!(
         "mqtt:\n  url: mqtt://localhost\n  username: agent\n  password_file: {}\n{MANAGER}\nenvironment: demo\n\
          apps:\n- repo: acme/api\n  service: api\n  branch: {{demo: [demo, \"demo/*\"], production: main}}\n\
-         - {{repo: acme/web, service: web, update: {{command: [x]}}}}\n",
+         - {{repo: acme/web, service: web, update: {{command: [x]}}}}\n\
+         on_outcome: {{command: [x]}}\n",
         password.display()
     );
     let path = directory.write("config.yaml", text);
@@ -63,13 +64,13 @@ fn check_says_where_each_setting_comes_from() {
         ("apps[1].update.user", "the agent's own"),
         ("apps[1].update.dir", "the user's home"),
         ("apps[1].update.timeout", "10m"),
-        ("on_outcome", "none"),
+        ("on_outcome.timeout", "30s"),
     ] {
         shown(key, value, "default");
     }
     let bare = directory.write("bare.yaml", beside_apps(""));
     let bare = words(&agent(&["check", "--config", bare.to_str().unwrap()]));
-    for key in ["environment", "mqtt.username", "mqtt.password_file"] {
+    for key in ["environment", "mqtt.username", "mqtt.password_file", "on_outcome"] {
         let told = |line: &str| line.split_whitespace().eq([key, "none", "default"]);
         assert!(bare.lines().any(told), "{key} is missing:\n{bare}");
     }
