@@ -30,6 +30,8 @@ pub(super) struct Machine {
     record: Record,
     /// When to deploy what is pending; `None`: nothing is, or it is being deployed.
     due: Option<Instant>,
+    /// When the first push came for which the stagger is waited; `None`: none of it is left to wait for.
+    staggered_since: Option<Instant>,
     deploying: bool,
     /// An earlier agent left it interrupted: it has waited enough.
     resumes: bool,
@@ -40,7 +42,7 @@ impl Machine {
     pub(super) fn new(record: Record, now: Instant) -> Self {
         let due = record.pending().map(|_| now);
         let resumes = due.is_some() && record.desired.as_ref().is_some_and(|desired| desired.interrupted > 0);
-        Self { record, due, deploying: false, resumes }
+        Self { record, due, staggered_since: None, deploying: false, resumes }
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -53,7 +55,15 @@ impl Machine {
     }
 
     /// Another configuration was recorded; `dropped` is what became of what it no longer wants.
-    pub(super) fn fitted(&mut self, record: Record, dropped: Option<Outcome>) -> Option<Outcome> {
+    pub(super) fn fitted(
+        &mut self,
+        record: Record,
+        dropped: Option<Outcome>,
+        stagger: Duration,
+    ) -> Option<Outcome> {
+        if let (Some(_), Some(since)) = (self.due, self.staggered_since) {
+            self.due = Some(since + stagger);
+        }
         self.noted(record, ());
         dropped
     }
@@ -80,6 +90,7 @@ impl Machine {
         self.record = record;
         if is_new && !waits_already {
             self.due = Some(now + stagger);
+            self.staggered_since = Some(now);
         }
         // A newer push has not waited yet.
         self.resumes &= !is_new;
@@ -100,6 +111,7 @@ impl Machine {
     pub(super) fn began(&mut self, record: Record, attempt: Option<InProgress>) -> Option<InProgress> {
         self.record = record;
         self.due = None;
+        self.staggered_since = None;
         self.deploying = attempt.is_some();
         self.resumes = false;
         attempt
@@ -271,6 +283,24 @@ mod tests {
         assert_eq!(bench.next(), Next::Wait(due));
         bench.now = due;
         assert_eq!(bench.begin().revision, revision('b'));
+    }
+
+    #[test]
+    fn another_stagger_counts_for_the_push_that_waits_but_not_for_a_retry() {
+        let hour = Duration::from_secs(60 * 60);
+        let mut bench = Bench { stagger: hour, retries: 1, ..Bench::new() };
+        let came = bench.now;
+        bench.push('a');
+        bench.now += Duration::from_secs(20);
+        for (stagger, due) in [(2 * hour, came + 2 * hour), (hour / 2, came + hour / 2)] {
+            bench.machine.fitted(bench.machine.record().clone(), None, stagger);
+            assert_eq!(bench.next(), Next::Wait(due));
+        }
+        bench.machine.fitted(bench.machine.record().clone(), None, Duration::ZERO);
+        bench.begin();
+        let pause = bench.end(Verdict::Failed).unwrap();
+        bench.machine.fitted(bench.machine.record().clone(), None, Duration::ZERO);
+        assert_eq!(bench.next(), Next::Wait(bench.now + pause));
     }
 
     #[test]

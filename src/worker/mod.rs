@@ -117,6 +117,8 @@ struct Shared {
     inbox: Inbox,
     /// A push was recorded, or another configuration came.
     changed: Notify,
+    /// Another configuration came.
+    configured: Notify,
     /// Of the worker, while it waits for a push.
     rest: Rest,
     /// The record is this worker's alone.
@@ -182,6 +184,7 @@ impl Worker {
     pub(crate) fn configure(&self, app: Arc<App>, context: Arc<Context>) {
         let shared = self.shared.clone();
         *lock(&shared.setup) = Setup { app, context };
+        shared.configured.notify_one();
         tokio::spawn(async move {
             shared.ready.cancelled().await;
             fit(&shared).await;
@@ -218,6 +221,7 @@ impl Shared {
             setup: Mutex::new(setup),
             inbox: Inbox::default(),
             changed: Notify::new(),
+            configured: Notify::new(),
             rest: Rest::default(),
             ready: CancellationToken::new(),
             retired: CancellationToken::new(),
@@ -309,18 +313,23 @@ async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
         if !shared.ledger.machine().resumes() {
             setup.context.gate.open().await;
         }
-        let turn = setup.context.turns.take(&setup.app).await;
-        if setup.is_same(&shared.setup()) {
-            return (setup, turn);
+        tokio::select! {
+            turn = setup.context.turns.take(&setup.app) => if setup.is_same(&shared.setup()) {
+                return (setup, turn);
+            },
+            () = shared.configured.notified() => {}
         }
-        // A reload came meanwhile: the services, and so the locks, may be others.
+        // A reload came meanwhile: the services, and so the locks, may be others, and there may be more turns.
     }
 }
 
 /// Has the record follow the app's configuration, which may no longer want what is pending.
 async fn fit(shared: &Shared) {
     let setup = shared.setup();
-    let fitted = shared.ledger.change(|record| record.fit(&setup.app), Machine::fitted).await;
+    let stagger = setup.context.stagger;
+    let take_over =
+        |machine: &mut Machine, record, dropped| Machine::fitted(machine, record, dropped, stagger);
+    let fitted = shared.ledger.change(|record| record.fit(&setup.app), take_over).await;
     if let Ok(Some(dropped)) = fitted {
         report_unwanted(dropped, &setup, shared);
     }
