@@ -44,12 +44,31 @@ pub(crate) fn admit(record: &Record, push: &Revision, retained: bool, now: Syste
         let stale = too_old || may_be_forgotten(made.at, record);
         return if stale { Admission::Stale } else { Admission::Taken };
     }
-    match (counting_date(push, now), record.high) {
+    let (date, high) = dates(record, push, now);
+    match (date, high) {
         (Some(date), Some(high)) if date == high && may_be_forgotten(date, record) => Admission::Stale,
         (Some(date), Some(high)) if date < high => Admission::Stale,
         (Some(date), Some(high)) if date == high && is_the_one_before(push, record) => Admission::Stale,
         _ => Admission::Taken,
     }
+}
+
+/// The date of the push, and the one it is compared with. Two that are ahead, as all are while our own clock is behind,
+/// still tell their order.
+fn dates(record: &Record, push: &Revision, now: SystemTime) -> (Option<SystemTime>, Option<SystemTime>) {
+    match counting_date(push, now) {
+        Some(date) => (Some(date), high(record, now)),
+        None => (push.pushed_at, desired(record).and_then(|desired| date_ahead(desired, now))),
+    }
+}
+
+/// The greatest date of a push that was taken. That of the desired one may not have counted then, and count now.
+pub(super) fn high(record: &Record, now: SystemTime) -> Option<SystemTime> {
+    record.high.max(desired(record).and_then(|desired| counting_date(desired, now)))
+}
+
+fn desired(record: &Record) -> Option<&Revision> {
+    record.desired.as_ref().map(|desired| &desired.revision)
 }
 
 /// Of so long ago that a push taken then need no longer be remembered: it may be a replay.
@@ -62,9 +81,13 @@ pub(super) fn counting_date(push: &Revision, now: SystemTime) -> Option<SystemTi
     push.pushed_at.filter(|date| push.by_hand.is_none() && *date <= now + FUTURE)
 }
 
+fn date_ahead(push: &Revision, now: SystemTime) -> Option<SystemTime> {
+    push.pushed_at.filter(|date| push.by_hand.is_none() && *date > now + FUTURE)
+}
+
 /// GitHub counts seconds: of two pushes in one, what they say of each other tells their order.
 fn is_the_one_before(push: &Revision, record: &Record) -> bool {
-    let Some(desired) = record.desired.as_ref().map(|desired| &desired.revision) else { return false };
+    let Some(desired) = desired(record) else { return false };
     let leads_to_desired = desired.before.as_ref() == Some(&push.commit);
     let follows_desired = push.before.as_ref() == Some(&desired.commit);
     leads_to_desired && !follows_desired

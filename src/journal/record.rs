@@ -187,7 +187,7 @@ impl Record {
 
     fn take(&mut self, push: &Revision, now: SystemTime) {
         let date = admission::counting_date(push, now);
-        self.high = self.high.max(date);
+        self.high = admission::high(self, now).max(date);
         if self.seen.len() == IDENTITIES {
             // The oldest by its date: what is forgotten must be before all that is remembered.
             let oldest = self.seen.iter().enumerate().min_by_key(|(_, seen)| seen.at).map(|(i, _)| i);

@@ -343,3 +343,20 @@ fn only_so_much_is_remembered() {
         "forgotten, but older than the newest"
     );
 }
+
+/// As at a boot, before the time has come from the network.
+#[test]
+fn a_clock_that_is_behind_does_not_turn_the_order_round() {
+    let mut record = Record::for_test("api", "o/r");
+    let behind = at(-3600);
+    for (newer, expected) in
+        [(push('a', 'b', -1200), Taken), (push('c', 'd', 0), Taken), (push('b', 'c', -600), Stale)]
+    {
+        assert_eq!(record.admit(&newer, false, behind), expected, "{newer:?}");
+    }
+    // The clock is right by now.
+    assert_eq!(record.admit(&push('e', 'f', -300), false, at(60)), Stale);
+    assert_eq!(record.admit(&by_hand("back", 'a', 70, false), false, at(70)), Taken);
+    assert_eq!(record.admit(&push('e', 'f', -300), false, at(80)), Stale, "the high date is kept");
+    assert_eq!(record.admit(&push('a', 'e', 1), false, at(90)), Taken);
+}
