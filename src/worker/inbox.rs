@@ -8,7 +8,8 @@ use crate::mqtt::Ack;
 
 use super::Offer;
 
-/// How many may wait for a disk that refuses. With QoS 1 there are never more than the broker sends unacknowledged.
+/// How many may wait for a disk that refuses before those with QoS 0 are dropped. With QoS 1 the broker sends only so many
+/// unacknowledged, and sends them again after a reconnect.
 const CAPACITY: usize = 1024;
 
 /// The pushes that have come and are not recorded yet.
