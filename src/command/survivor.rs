@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid, getsid};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +22,9 @@ pub struct ProcessGroup {
     pgid: i32,
     /// When its leader began, in ticks since the boot.
     start_time: u64,
+    /// The session that it lies in.
+    #[serde(default)]
+    session: i32,
     boot_id: String,
 }
 
@@ -29,7 +32,9 @@ impl ProcessGroup {
     /// The group that the process leads, which must not have been reaped yet.
     pub(crate) fn led_by(pgid: i32) -> io::Result<Self> {
         let gone = || io::Error::other(format!("process {pgid} is gone"));
-        Ok(Self { pgid, start_time: start_time(pgid)?.ok_or_else(gone)?, boot_id: boot_id()? })
+        let start_time = start_time(pgid)?.ok_or_else(gone)?;
+        let session = getsid(Some(Pid::from_raw(pgid)))?.as_raw();
+        Ok(Self { pgid, start_time, session, boot_id: boot_id()? })
     }
 
     /// Ends every process of the group, if it is still the same one, and waits until all are gone.
@@ -51,13 +56,31 @@ impl ProcessGroup {
     }
 
     /// The number of a group is not given to a process as long as one of the group is left. So another process
-    /// with that number means that the group is gone; no process with that number, that only its leader may be.
+    /// with that number means that the group is gone; no process with that number, that its leader is.
     fn may_be_alive(&self) -> io::Result<bool> {
         // A damaged record: 0 is the agent's own group, 1 would stand for all processes.
         if self.pgid <= 1 || boot_id()? != self.boot_id {
             return Ok(false);
         }
-        Ok(start_time(self.pgid)?.is_none_or(|start_time| start_time == self.start_time))
+        match start_time(self.pgid)? {
+            Some(start_time) => Ok(start_time == self.start_time),
+            None => self.has_members(),
+        }
+    }
+
+    /// A later group of the same number, whose leader has gone as well, is a daemon's or a shell's: of another session.
+    fn has_members(&self) -> io::Result<bool> {
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw) else {
+                continue;
+            };
+            let is_member = getpgid(Some(pid)).is_ok_and(|group| group.as_raw() == self.pgid);
+            if is_member {
+                return Ok(getsid(Some(pid)).is_ok_and(|session| session.as_raw() == self.session));
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -94,8 +117,9 @@ fn boot_id() -> io::Result<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -123,6 +147,25 @@ mod tests {
         group.end(Duration::ZERO).await.unwrap();
     }
 
+    /// As a daemon forks, and as a command that was ended leaves its children.
+    #[tokio::test]
+    async fn without_a_leader_a_group_is_the_same_only_in_its_session() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "sleep 60 & echo $!; read line"]).process_group(0);
+        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let group = ProcessGroup::led_by(shell.id().try_into().unwrap()).unwrap();
+        let mut child = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut child).unwrap();
+        let child = Pid::from_raw(child.trim().parse().unwrap());
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        let later = ProcessGroup { session: group.session + 1, ..group.clone() };
+        later.end(Duration::ZERO).await.unwrap();
+        assert_eq!(getpgid(Some(child)).map(Pid::as_raw), Ok(group.pgid), "another's was ended");
+        group.end(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(getpgid(Some(child)), Err(Errno::ESRCH));
+    }
+
     #[tokio::test]
     async fn a_damaged_record_ends_nothing() {
         let (_, group) = sleeper();
@@ -142,9 +185,9 @@ mod tests {
 
     #[test]
     fn a_record_is_read_again() {
-        let group = ProcessGroup { pgid: 7, start_time: 4711, boot_id: "x".into() };
+        let group = ProcessGroup { pgid: 7, start_time: 4711, session: 5, boot_id: "x".into() };
         let text = serde_json::to_string(&group).unwrap();
-        assert_eq!(text, r#"{"pgid":7,"start_time":4711,"boot_id":"x"}"#);
+        assert_eq!(text, r#"{"pgid":7,"start_time":4711,"session":5,"boot_id":"x"}"#);
         assert_eq!(serde_json::from_str::<ProcessGroup>(&text).unwrap(), group);
     }
 }
