@@ -74,7 +74,8 @@ pub async fn run(
     let supervisor = &dependencies.supervisor;
     let mut heartbeat = supervisor.heartbeat();
     let current = (&settings.service_manager, &dependencies.tools);
-    let recovery = recovery::unless_ended(&shutdown, recovery::recover(state_dir.store(), Some(current)));
+    let recovery =
+        recovery::unless_ended(&shutdown, Box::pin(recovery::recover(state_dir.store(), Some(current))));
     let Some(recovered) = supervisor.attend(&mut heartbeat, recovery).await else { return Ok(()) };
     let mut agent = Agent::start(settings, dependencies, recovered?, shutdown.clone());
     agent.supervisor.ready();

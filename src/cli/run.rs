@@ -129,7 +129,7 @@ async fn rescue(request: &Request, shutdown: &CancellationToken) -> Vec<Outcome>
 async fn recover(path: &Path, shutdown: &CancellationToken) -> Result<Vec<Outcome>, Box<dyn Error>> {
     let state_dir = StateDir::open(path)?;
     let supervisor = Supervisor::from_environment();
-    let recovery = recovery::unless_ended(shutdown, recovery::recover(state_dir.store(), None));
+    let recovery = recovery::unless_ended(shutdown, Box::pin(recovery::recover(state_dir.store(), None)));
     let recovered = supervisor.attend(&mut supervisor.heartbeat(), recovery).await.transpose()?;
     Ok(recovered.unwrap_or_default().given_up)
 }

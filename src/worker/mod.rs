@@ -400,26 +400,24 @@ async fn carry_out(shared: &Shared, attempt: Attempt) -> Vec<Outcome> {
         report::ended(&outcome, Prospect::Nothing);
         return vec![outcome];
     }
-    let (ended, to_tell) = match end(shared, &outcome, &setup, Tries::One).await {
-        Ok(ended) => {
-            report::ended(&outcome, ended.1);
-            (Ok(ended), vec![outcome])
-        }
+    let recorded = end(shared, &outcome, &setup, Tries::One).await;
+    let is_recorded = recorded.is_ok();
+    let given_up = if let Ok((given_up, prospect)) = recorded {
+        report::ended(&outcome, prospect);
+        given_up
+    } else {
         // Whoever sees to the disk must know meanwhile what has failed, which may be why it is full.
-        Err(NotRecorded) => {
-            report::ended(&outcome, Prospect::Unrecorded);
-            report::tell(&outcome, &setup.context, &shared.shutdown).await;
-            (end(shared, &outcome, &setup, Tries::Endless).await, Vec::new())
-        }
+        report::ended(&outcome, Prospect::Unrecorded);
+        report::tell(&outcome, &setup.context, &shared.shutdown).await;
+        // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
+        end(shared, &outcome, &setup, Tries::Endless).await.map_or(None, |(given_up, _)| given_up)
     };
-    // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
-    let given_up = ended.ok().and_then(|(given_up, _)| given_up);
     if let Some(given_up) = &given_up {
         report::given_up(&given_up.app, &given_up.revision);
     }
     // A reload that came meanwhile has waited for the end.
     fit(shared).await;
-    to_tell.into_iter().chain(given_up).collect()
+    is_recorded.then_some(outcome).into_iter().chain(given_up).collect()
 }
 
 /// Records how an attempt ended. Gives what else is to be told, and what comes next.
