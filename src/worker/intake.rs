@@ -325,8 +325,8 @@ mod tests {
         bench.context.on_outcome =
             Some(shell(&format!("echo $INSTANCE_AGENT_OUTCOME >> {}", told.display())));
         let refusal = bench.context.state_dir.join("apps/api.json.new");
-        // As if it had filled the disk.
-        let update = shell(&format!("mkdir {}; exit 28", refusal.display()));
+        // As if it had filled the disk, though another write may just have that file.
+        let update = shell(&format!("until mkdir {} 2>&-; do :; done; exit 28", refusal.display()));
         let mut worker = bench.worker(App { update: Some(update.into()), ..quick(&["api"]) });
         push(&worker, 'a');
         until(|| told.exists()).await;
