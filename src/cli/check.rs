@@ -55,7 +55,7 @@ pub(super) fn check(args: CheckArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(LoadError::Unconfigured(tried)) => return output::print(|out| unconfigured(out, &tried)),
         Err(error) => {
-            eprintln!("{error}");
+            output::complain(&error);
             return exit::of_load(&error);
         }
     };
@@ -172,7 +172,7 @@ fn explain(settings: &Settings, message: &Path, topic: &str, headers: &[(String,
     let payload = match read(message, settings.mqtt.max_payload) {
         Ok(payload) => payload,
         Err(error) => {
-            eprintln!("instance-agent: {}: {error}", message.display());
+            output::complain(format_args!("instance-agent: {}: {error}", message.display()));
             return ExitCode::from(exit::FAILED);
         }
     };

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use crate::config::LoadError;
 
+use super::output;
+
 /// Something went wrong while running.
 pub(super) const FAILED: u8 = 1;
 /// The arguments cannot be meant so; what the argument parser ends with, too.
@@ -24,7 +26,7 @@ pub(super) fn failure(error: &dyn std::error::Error, code: u8) -> ExitCode {
         }
         source = cause.source();
     }
-    eprintln!("{line}");
+    output::complain(line);
     ExitCode::from(code)
 }
 

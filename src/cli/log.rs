@@ -1,7 +1,7 @@
 //! Logging: one event a line on standard error, facts as fields.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::ec2::InstanceId;
+
+use super::output;
 
 /// In every line once it is known: collectors mix the lines of many instances.
 static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
@@ -61,14 +63,19 @@ impl LogArgs {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Trace => LevelFilter::TRACE,
         };
-        let base = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+        // A log that takes no lines must not stop deploys; the library would panic to say so.
+        let base = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(io::stderr)
+            .with_target(false)
+            .log_internal_errors(false);
         match self.log_format {
             LogFormat::Json => base.fmt_fields(JsonFields::new()).event_format(Line::of_json()).init(),
             LogFormat::Text if is_journal() => {
                 base.fmt_fields(WithInstance).with_ansi(false).event_format(Line::for_journal()).init();
             }
             LogFormat::Text => {
-                base.fmt_fields(WithInstance).with_ansi(io::stderr().is_terminal()).compact().init();
+                base.fmt_fields(WithInstance).with_ansi(output::in_colour(&io::stderr())).compact().init();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `instance-agent status` and `instance-agent history`: what the journal says, whether or not the agent runs.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -126,7 +126,7 @@ pub(super) fn history(args: HistoryArgs) -> ExitCode {
     if let Some(app) = &args.app {
         records.retain(|record| record.app.as_str() == app);
         if records.is_empty() {
-            eprintln!("instance-agent: no app {app:?} has a record: see `instance-agent status`");
+            output::complain(format_args!("instance-agent: no app {app:?} has a record: see `instance-agent status`"));
             return ExitCode::from(exit::FAILED);
         }
     }
@@ -148,7 +148,7 @@ fn read(config: ConfigArgs) -> Result<Vec<Record>, ExitCode> {
     let store = Store::new(&state_dir);
     let (records, damaged) = store.read_all().map_err(|error| exit::failure(&error, exit::FAILED))?;
     for problem in &damaged {
-        eprintln!("instance-agent: {problem}");
+        output::complain(format_args!("instance-agent: {problem}"));
     }
     // Nothing to show, but not for want of pushes.
     if records.is_empty() && !damaged.is_empty() { Err(ExitCode::from(exit::FAILED)) } else { Ok(records) }
@@ -266,7 +266,7 @@ impl Table {
         if self.rows.is_empty() {
             writeln!(out, "No app has a record yet: no push has come.")?;
         } else {
-            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = output::in_colour(&io::stdout());
             self.write_to(out, colour)?;
         }
         Ok(ExitCode::SUCCESS)
