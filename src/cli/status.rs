@@ -126,7 +126,9 @@ pub(super) fn history(args: HistoryArgs) -> ExitCode {
     if let Some(app) = &args.app {
         records.retain(|record| record.app.as_str() == app);
         if records.is_empty() {
-            output::complain(format_args!("instance-agent: no app {app:?} has a record: see `instance-agent status`"));
+            output::complain(format_args!(
+                "instance-agent: no app {app:?} has a record: see `instance-agent status`"
+            ));
             return ExitCode::from(exit::FAILED);
         }
     }

@@ -77,10 +77,12 @@ pub(super) fn argv(
     Some(argv)
 }
 
-/// An argument may be empty and may be a number, unlike other text.
+/// An argument may be empty, a number, or a text of several lines, unlike other text.
 fn argument(scalar: &Scalar) -> Result<String, String> {
     match scalar {
-        Scalar::Text(text) if text.is_empty() => Ok(String::new()),
+        Scalar::Text(text) if !text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) => {
+            Ok(text.to_string())
+        }
         Scalar::Integer(digits) => Ok(digits.to_string()),
         scalar => values::text(scalar),
     }

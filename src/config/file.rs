@@ -1,11 +1,11 @@
 //! YAML file → fragment.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Error, Options, UserMessageFormatter};
 
@@ -45,12 +45,19 @@ fn read_text(path: &Path) -> io::Result<String> {
     })
 }
 
-/// The value of a top-level key, even where the document around it is no configuration, or no YAML.
-pub(super) fn value_of(key: &str, path: &Path) -> Option<String> {
+/// What the file says of the state directory, even where it is no configuration, or no YAML.
+pub(super) fn state_dir(path: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Only {
+        state_dir: String,
+    }
     let text = read_text(path).ok()?;
-    let is_key = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
-    let line = text.lines().find(is_key)?;
-    serde_yaml::from_str::<BTreeMap<String, String>>(line).ok()?.remove(key)
+    let source = Source::File(Arc::from(path));
+    if let Ok(Some(Only { state_dir })) = document(&text, &source, Limits::FILE) {
+        return Some(state_dir);
+    }
+    let line = text.lines().find(|line| line.starts_with("state_dir:"))?;
+    serde_yaml::from_str(line).ok().map(|Only { state_dir }| state_dir)
 }
 
 /// Parses a document. `Ok(None)`: it holds nothing but comments.
@@ -188,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_found_in_what_is_no_configuration() {
+    fn the_state_directory_is_found_in_what_is_no_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.yaml");
         for (text, expected) in [
@@ -198,9 +205,12 @@ mod tests {
             ("state_dir_: /var/x\n", None),
             ("state_dir: [a]\n", None),
             ("state_dir: [\n", None),
+            ("{\n  \"colour\": \"red\",\n  \"state_dir\": \"/var/x\"\n}\n", Some("/var/x")),
+            ("{colour: red, state_dir: /var/x}\n", Some("/var/x")),
+            ("\"state_dir\": >-\n  /var/x\ncolour: red\n", Some("/var/x")),
         ] {
             std::fs::write(&file, text).unwrap();
-            assert_eq!(value_of("state_dir", &file).as_deref(), expected, "{text:?}");
+            assert_eq!(state_dir(&file).as_deref(), expected, "{text:?}");
         }
     }
 

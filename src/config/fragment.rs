@@ -12,93 +12,116 @@ use serde::{Deserialize, Deserializer};
 
 use super::lined::Lined;
 
-/// A field with the place where it stands.
+/// A field with the place where it stands; `None`: it does not.
 pub(super) type Field<T> = Option<Lined<T>>;
 
-/// The whole document.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Fragment {
-    pub(super) mqtt: Field<Mapping<Box<MqttFragment>>>,
-    pub(super) environment: Field<Scalar>,
-    pub(super) service_manager: Field<ManagerFragment>,
-    pub(super) max_parallel: Field<Scalar>,
-    pub(super) stagger: Field<Scalar>,
-    pub(super) state_dir: Field<Scalar>,
-    pub(super) webhook_secret_file: Field<Scalar>,
-    pub(super) max_push_age: Field<Scalar>,
-    pub(super) on_outcome: Field<Mapping<Box<CommandFragment>>>,
-    pub(super) ec2: Field<Mapping<Box<Ec2Fragment>>>,
-    pub(super) apps: Field<List<Mapping<AppFragment>>>,
+/// A key without a value is a mistake, which validation reports: to take it for one that is not there could leave out a
+/// protection, where a template was filled in with nothing.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Field<T>, D::Error> {
+    Lined::deserialize(deserializer).map(Some)
 }
 
-/// `mqtt:`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct MqttFragment {
-    pub(super) url: Field<Scalar>,
-    pub(super) protocol: Field<Scalar>,
-    pub(super) topic: Field<Scalar>,
-    pub(super) subscribe: Field<Scalar>,
-    pub(super) client_id: Field<Scalar>,
-    pub(super) username: Field<Scalar>,
-    pub(super) password_file: Field<Scalar>,
-    pub(super) ca_file: Field<Scalar>,
-    pub(super) cert_file: Field<Scalar>,
-    pub(super) key_file: Field<Scalar>,
-    pub(super) alpn: Field<Scalar>,
-    pub(super) keep_alive: Field<Scalar>,
-    pub(super) session_expiry: Field<Scalar>,
-    pub(super) max_payload: Field<Scalar>,
+/// Fields that each may be missing, beside which no others are known.
+macro_rules! fragment {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct $name {
+            $(
+                #[serde(deserialize_with = "present")]
+                pub(super) $field: Field<$type>,
+            )*
+        }
+    };
 }
 
-/// `ec2:`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Ec2Fragment {
-    pub(super) tags: Field<Scalar>,
-    pub(super) refresh: Field<Scalar>,
+fragment! {
+    /// The whole document.
+    Fragment {
+        mqtt: Mapping<Box<MqttFragment>>,
+        environment: Scalar,
+        service_manager: ManagerFragment,
+        max_parallel: Scalar,
+        stagger: Scalar,
+        state_dir: Scalar,
+        webhook_secret_file: Scalar,
+        max_push_age: Scalar,
+        on_outcome: Mapping<Box<CommandFragment>>,
+        ec2: Mapping<Box<Ec2Fragment>>,
+        apps: List<Mapping<AppFragment>>,
+    }
 }
 
-/// One of `apps:`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct AppFragment {
-    pub(super) name: Field<Scalar>,
-    pub(super) repo: Field<Scalar>,
-    pub(super) service: Field<Scalar>,
-    pub(super) services: Field<List<Scalar>>,
-    pub(super) branch: Field<BranchFragment>,
-    pub(super) tags: Field<OneOrMany>,
-    pub(super) prepare: Field<Mapping<Box<CommandFragment>>>,
-    pub(super) update: Field<Mapping<Box<CommandFragment>>>,
-    pub(super) check: Field<Mapping<Box<CommandFragment>>>,
-    pub(super) settle: Field<Scalar>,
-    pub(super) retries: Field<Scalar>,
-    pub(super) stop_timeout: Field<Scalar>,
-    pub(super) start_timeout: Field<Scalar>,
+fragment! {
+    /// `mqtt:`
+    MqttFragment {
+        url: Scalar,
+        protocol: Scalar,
+        topic: Scalar,
+        subscribe: Scalar,
+        client_id: Scalar,
+        username: Scalar,
+        password_file: Scalar,
+        ca_file: Scalar,
+        cert_file: Scalar,
+        key_file: Scalar,
+        alpn: Scalar,
+        keep_alive: Scalar,
+        session_expiry: Scalar,
+        max_payload: Scalar,
+    }
 }
 
-/// A command: `{command: [PROGRAM, ARGUMENT, …], user: …, dir: …, timeout: …}`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct CommandFragment {
-    pub(super) command: Field<List<Scalar>>,
-    pub(super) user: Field<Scalar>,
-    pub(super) dir: Field<Scalar>,
-    pub(super) timeout: Field<Scalar>,
+fragment! {
+    /// `ec2:`
+    Ec2Fragment {
+        tags: Scalar,
+        refresh: Scalar,
+    }
 }
 
-/// `service_manager:` as a mapping.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct CustomFragment {
-    pub(super) name: Field<Scalar>,
-    pub(super) stop: Field<List<Scalar>>,
-    pub(super) start: Field<List<Scalar>>,
-    pub(super) status: Field<List<Scalar>>,
+fragment! {
+    /// One of `apps:`
+    AppFragment {
+        name: Scalar,
+        repo: Scalar,
+        service: Scalar,
+        services: List<Scalar>,
+        branch: BranchFragment,
+        tags: OneOrMany,
+        prepare: Mapping<Box<CommandFragment>>,
+        update: Mapping<Box<CommandFragment>>,
+        check: Mapping<Box<CommandFragment>>,
+        settle: Scalar,
+        retries: Scalar,
+        stop_timeout: Scalar,
+        start_timeout: Scalar,
+    }
 }
 
+fragment! {
+    /// A command: `{command: [PROGRAM, ARGUMENT, …], user: …, dir: …, timeout: …}`
+    CommandFragment {
+        command: List<Scalar>,
+        user: Scalar,
+        dir: Scalar,
+        timeout: Scalar,
+    }
+}
+
+fragment! {
+    /// `service_manager:` as a mapping.
+    CustomFragment {
+        name: Scalar,
+        stop: List<Scalar>,
+        start: List<Scalar>,
+        status: List<Scalar>,
+    }
+}
+
+/// The kind of a key without a value.
+pub(super) const EMPTY: &str = "empty";
 /// The kind of `1.5`, and of `1e3`.
 pub(super) const DECIMAL: &str = "a decimal number";
 
@@ -185,7 +208,7 @@ impl<'de, T: FromNode<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<T, E> {
-        Ok(T::scalar(Scalar::Other("nothing")))
+        Ok(T::scalar(Scalar::Other(EMPTY)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<T, A::Error> {

@@ -41,7 +41,7 @@ pub use host::Host;
 pub use loader::{LoadError, Loader, Tried};
 pub use source::{DEFAULT_FILE, Place, Request, Source};
 pub use user_data::{Form, source_of};
-pub(crate) use values::BrokerUrl;
+pub(crate) use values::{BrokerUrl, check_alpn};
 
 /// Everything that the agent was told, valid and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +185,7 @@ fn named_state_dir(request: &Request) -> Option<PathBuf> {
     let named = source::read(request).ok().and_then(|sources| sources.state_dir());
     let flag = || request.flags.state_dir.clone();
     let in_invalid_file = || {
-        let text = file::value_of("state_dir", request.path())?;
+        let text = file::state_dir(request.path())?;
         values::path(&fragment::Scalar::Text(text.into())).ok()
     };
     named.or_else(flag).or_else(in_invalid_file)

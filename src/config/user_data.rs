@@ -114,6 +114,9 @@ enum Kind {
     Binary,
 }
 
+const OTHER_TEXT: &str =
+    "text in another form: a document for the agent has #instance-agent alone in its first line";
+
 impl Kind {
     fn of(bytes: &[u8]) -> Self {
         let start = bytes.trim_ascii_start();
@@ -143,7 +146,7 @@ impl Kind {
         } else if is_base64(start) {
             return Self::Foreign("base64: encoded once too often, as EC2 decodes it only once");
         }
-        if std::str::from_utf8(bytes).is_ok() { Self::Foreign("text in another form") } else { Self::Binary }
+        if std::str::from_utf8(bytes).is_ok() { Self::Foreign(OTHER_TEXT) } else { Self::Binary }
     }
 }
 

@@ -239,7 +239,7 @@ fn tls(checker: &mut Checker, sources: &mut Sources, url: Option<&BrokerUrl>) ->
     }
     let alpn = sources.take_mqtt(|f| &mut f.alpn);
     any = any.or_else(|| alpn.as_ref().map(|alpn| ("mqtt.alpn", alpn.place.clone())));
-    let alpn = checker.optional_or("mqtt.alpn", alpn, "none", values::text);
+    let alpn = checker.optional_or("mqtt.alpn", alpn, "none", values::alpn);
     match (url, any) {
         (Some(BrokerUrl { tls: false, .. }), Some((key, place))) => {
             checker.error(&place, key, "needs a broker with TLS: mqtt.url must begin with mqtts://");

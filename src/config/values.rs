@@ -23,6 +23,17 @@ pub(super) fn text(scalar: &Scalar) -> Result<String, String> {
     }
 }
 
+/// The name of a protocol in ALPN (RFC 7301, section 3.1).
+pub(super) fn alpn(scalar: &Scalar) -> Result<String, String> {
+    let name = text(scalar)?;
+    check_alpn(&name).map(|()| name)
+}
+
+pub(crate) fn check_alpn(name: &str) -> Result<(), String> {
+    let length = name.len();
+    if (1..=255).contains(&length) { Ok(()) } else { Err(format!("has {length} bytes: must have 1 to 255")) }
+}
+
 /// Text that some type's constructor validates.
 pub(super) fn parsed<T: FromStr>(scalar: &Scalar) -> Result<T, String>
 where
@@ -69,20 +80,42 @@ pub(super) fn duration(scalar: &Scalar, min: Duration, max: Duration) -> Result<
         Scalar::Other(DECIMAL) => {
             return Err(format!("is {DECIMAL}, but a duration needs a unit: write it as 500ms, 30s or 5m"));
         }
+        Scalar::Bool(_) => {
+            return Err(format!("is {}, but must be a duration: write it as 30s or 5m", scalar.kind()));
+        }
         scalar => {
             let text = text(scalar)?;
             let parsed = humantime::parse_duration(&text);
             (text, parsed)
         }
     };
+    if let Some(unit) = calendar_unit(&text) {
+        return Err(format!("{text:?}: {unit} is no fixed time: write 5m for minutes, and days as 30d"));
+    }
     let value =
         parsed.map_err(|_| format!("{text:?} is no duration: write it as 500ms, 30s, 5m, 2h or 1d"))?;
     if (min..=max).contains(&value) {
         Ok(value)
     } else {
-        let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-        Err(format!("{text}: must be from {min} to {max}"))
+        Err(format!("{text}: must be from {} to {}", in_time_units(min), in_time_units(max)))
     }
+}
+
+/// Months and years, for which the library takes `M` and `y`: whoever writes `5M` may mean minutes.
+fn calendar_unit(text: &str) -> Option<&str> {
+    let units = text.split(|c: char| !c.is_alphabetic());
+    units.into_iter().find(|unit| matches!(*unit, "M" | "month" | "months" | "y" | "yr" | "year" | "years"))
+}
+
+/// In the largest unit that divides it, as it can be written.
+fn in_time_units(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60)];
+    let unit = units.into_iter().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    unit.map_or_else(
+        || humantime::format_duration(duration).to_string(),
+        |(name, unit)| format!("{}{name}", seconds / unit),
+    )
 }
 
 pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String> {
@@ -93,6 +126,9 @@ pub(super) fn size(scalar: &Scalar, min: u64, max: u64) -> Result<usize, String>
             return Err(format!(
                 "is {DECIMAL}, but must be a whole number written in digits, or have a unit, such as 32MiB"
             ));
+        }
+        Scalar::Bool(_) => {
+            return Err(format!("is {}, but must be a size: write it as 512KiB or 32MiB", scalar.kind()));
         }
         scalar => {
             let text = text(scalar)?;

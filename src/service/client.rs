@@ -144,7 +144,8 @@ pub(super) fn display(argv: &[&str]) -> String {
         if !word.is_empty() && word.chars().all(is_plain) {
             (*word).to_owned()
         } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
+            // In one line: a script may be an argument.
+            format!("'{}'", word.replace('\'', r"'\''").replace(char::is_control, " "))
         }
     });
     words.collect::<Vec<_>>().join(" ")

@@ -66,6 +66,11 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
         (app_with("retries: 101"), (6, &["apps[0].retries: 101", "from 0 to 100"])),
         (app_with("update: [a]"), (6, &["apps[0].update: is a list, but must be a mapping"])),
         (app_with("update: a"), (6, &["apps[0].update: is text, but must be a mapping"])),
+        (
+            app_with("update: {command: [sh, \"\\0\"]}"),
+            (6, &["apps[0].update.command[1]: holds control characters"]),
+        ),
+        (in_mqtt("alpn: \"\""), (3, &["mqtt.alpn: is empty"])),
         (in_app("repo: [acme/api]\nservice: api"), (4, &["apps[0].repo: is a list, but must be text"])),
         (in_app("repo: acme/api\nservice: [api]"), (5, &["apps[0].service: is a list, but must be text"])),
     ] {
@@ -76,6 +81,34 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
 }
 
 /// MQTT gives the length of a string 16 bits.
+/// As a template leaves it that was filled in with nothing: what it protects must not be left open in silence.
+#[test]
+fn a_key_without_a_value_is_a_mistake() {
+    let empty = "is empty, but must be ";
+    for key in ["webhook_secret_file", "max_push_age", "state_dir", "environment", "stagger", "max_parallel"]
+    {
+        assert_mistakes(&beside_apps(&format!("{key}:")), &[(1, &[key, "is empty, but"])]);
+    }
+    for key in ["ca_file", "username", "client_id", "protocol", "keep_alive", "alpn"] {
+        assert_mistakes(&in_mqtt(&format!("{key}:")), &[(3, &[&format!("mqtt.{key}: {empty}")])]);
+    }
+    for key in ["branch", "tags", "prepare", "update", "check", "name", "settle", "retries"] {
+        assert_mistakes(
+            &app_with(&format!("{key}: ~")),
+            &[(6, &[&format!("apps[0].{key}: is empty, but ")])],
+        );
+    }
+    assert_mistakes(
+        &beside_apps("on_outcome: {command: [x], user: }"),
+        &[(1, &["on_outcome.user: ", empty])],
+    );
+    let text = format!("mqtt:\n{MANAGER}\napps:\n");
+    assert_mistakes(
+        &text,
+        &[(1, &["mqtt: is empty, but must be a mapping"]), (3, &["apps: is empty, but must be a list"])],
+    );
+}
+
 #[test]
 fn a_login_that_mqtt_cannot_carry_is_refused() {
     let long = "x".repeat(65_536);
@@ -105,6 +138,14 @@ fn durations_and_sizes_are_explained() {
         (in_mqtt("keep_alive: soon"), (3, &["mqtt.keep_alive: \"soon\" is no duration", "30s"])),
         (in_mqtt("keep_alive: -5s"), (3, &["mqtt.keep_alive: \"-5s\" is no duration"])),
         (in_mqtt("keep_alive: 1s"), (3, &["mqtt.keep_alive: 1s: must be from 5s to"])),
+        (beside_apps("max_push_age: 400d"), (1, &["max_push_age: 400d: must be from 1m to 365d"])),
+        (
+            beside_apps("max_push_age: 5M"),
+            (1, &["max_push_age: \"5M\": M is no fixed time", "5m for minutes"]),
+        ),
+        (in_mqtt("session_expiry: 1 month"), (3, &["mqtt.session_expiry: ", "month is no fixed time"])),
+        (in_mqtt("keep_alive: true"), (3, &["mqtt.keep_alive: is true or false, but must be a duration"])),
+        (in_mqtt("max_payload: true"), (3, &["mqtt.max_payload: is true or false, but must be a size"])),
         (in_mqtt("keep_alive: 2days"), (3, &["mqtt.keep_alive: 2days: must be from 5s to"])),
         (in_mqtt("session_expiry: 0s"), (3, &["mqtt.session_expiry: 0s: must be from 1m"])),
         (in_mqtt("max_payload: lots"), (3, &["mqtt.max_payload: \"lots\" is no size", "32MiB"])),
@@ -112,7 +153,7 @@ fn durations_and_sizes_are_explained() {
         (in_mqtt("max_payload: -1"), (3, &["mqtt.max_payload: -1 bytes: must be from", "to 128"])),
         (in_mqtt("max_payload: 5"), (3, &["mqtt.max_payload: 5 bytes: must be from"])),
         (beside_apps("stagger: 5"), (1, &["stagger: 5: a duration needs a unit"])),
-        (beside_apps("stagger: 2d"), (1, &["stagger: 2d: must be from 0s to 1day"])),
+        (beside_apps("stagger: 2d"), (1, &["stagger: 2d: must be from 0s to 1d"])),
         (app_with("settle: 1h"), (6, &["apps[0].settle: 1h: must be from 0s to 10m"])),
         (app_with("stop_timeout: 0s"), (6, &["apps[0].stop_timeout: 0s: must be from 1s to"])),
         (app_with("start_timeout: never"), (6, &["apps[0].start_timeout: \"never\" is no duration"])),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::config::BrokerUrl;
+use crate::config::{BrokerUrl, check_alpn};
 use crate::mqtt::{MAX_STRING, MqttSettings, Protocol, TlsSettings};
 
 use super::Problem;
@@ -92,6 +92,9 @@ impl ConnectionArgs {
             return Err(Problem::Usage(format!(
                 "{option} is longer than {MAX_STRING} bytes, the most that MQTT can carry"
             )));
+        }
+        if let Some(Err(problem)) = self.alpn.as_deref().map(check_alpn) {
+            return Err(Problem::Usage(format!("--alpn {problem}")));
         }
         match (&self.cert_file, &self.key_file) {
             (Some(_), None) => return Err(Problem::usage("--cert-file needs --key-file beside it")),

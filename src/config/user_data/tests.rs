@@ -124,8 +124,8 @@ fn what_is_meant_for_others_is_named_and_not_repeated() {
         (b"#include\nhttps://example.com/\n", "a list of addresses"),
         (b"## template: jinja\n#cloud-config\ninstance_agent: {}\n", "a template"),
         (b"<powershell>\n", "a script for Windows"),
-        (b"mqtt: {url: mqtt://localhost}\n", "text in another form"),
-        (b"#instance-agents\n", "text in another form"),
+        (b"mqtt: {url: mqtt://localhost}\n", OTHER_TEXT),
+        (b"#instance-agents\n", OTHER_TEXT),
         (base64.as_bytes(), "base64: encoded once too often"),
     ] {
         assert!(foreign(raw).starts_with(what), "{}: {}", String::from_utf8_lossy(raw), foreign(raw));
