@@ -1,6 +1,13 @@
 //! Pushes to several apps while agent and broker are killed again and again, connections are cut in mid-packet, the
 //! configuration is loaded again, and the disk refuses: none is lost, and none is deployed over and over. `INSTANCE_AGENT_SOAK=SECONDS` has it go on for longer, `INSTANCE_AGENT_SEED=N` repeats a run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 mod support;
 

@@ -1,6 +1,13 @@
 //! The code against a real systemd, booted in a container. The test that boots it runs this very program again inside,
 //! where the ignored tests are the cases.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 #[path = "systemd/agent.rs"]
 mod agent;

@@ -3,7 +3,14 @@
 //! `make bench` runs everything and prints the tables of docs/performance.md; `cargo bench --bench cost -- idle acting`
 //! only these parts. Run by `cargo test`, it does everything a few times over, to see that it still works: no figure
 //! is looked at then.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
 #![allow(unreachable_pub)]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 

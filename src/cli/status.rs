@@ -1,14 +1,14 @@
 //! `instance-agent status` and `instance-agent history`: what the journal says, whether or not the agent runs.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::AppName;
+use crate::config::{self, AppName};
 use crate::journal::{Entry, Record, Store};
 use crate::outcome::Verdict;
 use crate::router::Revision;
@@ -105,29 +105,31 @@ struct AppEntry<'a> {
 }
 
 pub(super) fn status(args: StatusArgs) -> ExitCode {
-    let records = match read(args.config) {
-        Ok(records) => records,
+    let journal = match read(args.config) {
+        Ok(journal) => journal,
         Err(problem) => return problem,
     };
     output::print(|out| {
         if args.json {
-            json(out, &records.iter().map(app_status).collect::<Vec<_>>())
+            json(out, &journal.records.iter().map(app_status).collect::<Vec<_>>())
         } else {
-            status_table(&records).write(out)
+            status_table(&journal.records).write(out, &journal.state_dir)
         }
     })
 }
 
 pub(super) fn history(args: HistoryArgs) -> ExitCode {
-    let mut records = match read(args.common.config) {
-        Ok(records) => records,
+    let mut journal = match read(args.common.config) {
+        Ok(journal) => journal,
         Err(problem) => return problem,
     };
+    let records = &mut journal.records;
     if let Some(app) = &args.app {
         records.retain(|record| record.app.as_str() == app);
         if records.is_empty() {
             output::complain(format_args!(
-                "instance-agent: no app {app:?} has a record: see `instance-agent status`"
+                "instance-agent: no app {app:?} has a record in {}: see `instance-agent status`",
+                journal.state_dir.display()
             ));
             return ExitCode::from(exit::FAILED);
         }
@@ -137,23 +139,49 @@ pub(super) fn history(args: HistoryArgs) -> ExitCode {
         .flat_map(|record| record.outcomes.iter().map(|entry| AppEntry { app: &record.app, entry }))
         .collect();
     entries.sort_by_key(|it| it.entry.started_at);
-    output::print(
-        |out| {
-            if args.common.json { json(out, &entries) } else { history_table(&entries).write(out) }
-        },
-    )
+    output::print(|out| {
+        if args.common.json {
+            json(out, &entries)
+        } else {
+            history_table(&entries).write(out, &journal.state_dir)
+        }
+    })
 }
 
-/// The records below the state directory of the configuration, so far as that can be read.
-fn read(config: ConfigArgs) -> Result<Vec<Record>, ExitCode> {
-    let state_dir: PathBuf = crate::config::state_dir(&config.into_request());
+/// The records of all apps, and where they are.
+struct Journal {
+    state_dir: PathBuf,
+    records: Vec<Record>,
+}
+
+/// The journal below the state directory of the configuration, so far as that can be read.
+fn read(config: ConfigArgs) -> Result<Journal, ExitCode> {
+    let request = config.into_request();
+    let state_dir = config::state_dir(&request);
+    if let Some((file, error)) = config::unread_file(&request) {
+        let (file, dir) = (file.display(), state_dir.display());
+        output::complain(format_args!(
+            "instance-agent: warning: {file}: {error}; it may name another state directory than {dir}"
+        ));
+    }
+    if !state_dir.is_dir() {
+        output::complain(format_args!(
+            "instance-agent: {} is no directory that can be looked into: no agent has run with this configuration, or only \
+             its user and group may read its state",
+            state_dir.display()
+        ));
+        return Err(ExitCode::from(exit::FAILED));
+    }
     let store = Store::new(&state_dir);
     let (records, damaged) = store.read_all().map_err(|error| exit::failure(&error, exit::FAILED))?;
     for problem in &damaged {
         output::complain(format_args!("instance-agent: {problem}"));
     }
     // Nothing to show, but not for want of pushes.
-    if records.is_empty() && !damaged.is_empty() { Err(ExitCode::from(exit::FAILED)) } else { Ok(records) }
+    if records.is_empty() && !damaged.is_empty() {
+        return Err(ExitCode::from(exit::FAILED));
+    }
+    Ok(Journal { state_dir, records })
 }
 
 fn app_status(record: &Record) -> AppStatus<'_> {
@@ -264,9 +292,9 @@ impl Table {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
-    fn write(&self, out: &mut dyn Write) -> io::Result<ExitCode> {
+    fn write(&self, out: &mut dyn Write, state_dir: &Path) -> io::Result<ExitCode> {
         if self.rows.is_empty() {
-            writeln!(out, "No app has a record yet: no push has come.")?;
+            writeln!(out, "No app has a record in {} yet: no push has come.", state_dir.display())?;
         } else {
             let colour = output::in_colour(&io::stdout());
             self.write_to(out, colour)?;

@@ -18,7 +18,9 @@ mod validate;
 mod values;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +181,14 @@ pub struct Loaded {
 /// configuration had it.
 pub fn state_dir(request: &Request) -> PathBuf {
     named_state_dir(request).unwrap_or_else(|| state_dir::follow(default_state_dir()))
+}
+
+/// The configuration file, where it cannot be read although it counts, and why.
+pub(crate) fn unread_file(request: &Request) -> Option<(&Path, io::Error)> {
+    let path = request.path();
+    let error = File::open(path).err().filter(|_| request.flags.state_dir.is_none())?;
+    let is_none = error.kind() == io::ErrorKind::NotFound && request.file.is_none();
+    (!is_none).then_some((path, error))
 }
 
 fn named_state_dir(request: &Request) -> Option<PathBuf> {

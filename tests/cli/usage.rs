@@ -81,6 +81,51 @@ fn a_reader_that_leaves_and_a_full_disk_are_borne() {
     }
 }
 
+/// What cannot be said does not end what is to be done.
+#[test]
+fn a_standard_error_that_is_full_or_gone_is_borne() {
+    let mistaken = Directory::new().write_kept("config.yaml", &beside_apps("environment: [a]"));
+    let config = ["--config", mistaken.to_str().unwrap()];
+    for (arguments, code) in [
+        ([&["check"], &config[..]].concat(), 78),
+        ([&["run"], &config[..]].concat(), 78),
+        ([&["run", "--log-format", "json"], &config[..]].concat(), 78),
+        (vec!["status", "--state-dir", "/no/such/directory"], 1),
+        (vec!["publish"], 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        for stderr in [writer.into(), Stdio::from(fs::File::create("/dev/full").unwrap())] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_instance-agent"));
+            command.args(&arguments).env("AWS_EC2_METADATA_DISABLED", "true");
+            let status = command.stdin(Stdio::null()).stderr(stderr).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{arguments:?}");
+        }
+    }
+}
+
+/// "No push has come" would belie the journal that is elsewhere.
+#[test]
+fn status_says_where_it_has_looked_in_vain() {
+    let directory = Directory::new();
+    let path = |name: &str| directory.0.path().join(name).display().to_string();
+    let state = directory.0.path().to_str().unwrap();
+    for command in ["status", "history"] {
+        let output = agent(&[command, "--state-dir", state]);
+        assert_eq!(words(&output), format!("No app has a record in {state} yet: no push has come.\n"));
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        for nowhere in [path("nowhere"), directory.write("file", "").display().to_string()] {
+            let output = agent(&[command, "--state-dir", &nowhere]);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(errors(&output).contains(&format!("{nowhere} is no directory")), "{output:?}");
+        }
+        let output = agent(&[command, "--json", "--config", &path("confg.yaml")]);
+        assert!(errors(&output).contains("confg.yaml: No such file"), "{output:?}");
+        let output = agent(&[command, "--config", &path("confg.yaml"), "--state-dir", state]);
+        assert!(output.stderr.is_empty(), "the file does not count: {output:?}");
+    }
+}
+
 /// systemd says by `$JOURNAL_STREAM` which file the journal listens on.
 #[test]
 fn the_journal_gets_priorities_and_no_times() {
