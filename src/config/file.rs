@@ -102,6 +102,8 @@ impl Limits {
         // No snippet: it could show a secret that was put where it does not belong.
         serde_yaml::options! {
             with_snippet: false,
+            // Such as `!env NAME`, which would be taken for the text NAME.
+            reject_unsupported_tags: true,
             budget: serde_yaml::budget! { max_nodes: self.max_nodes, max_events: 2 * self.max_nodes },
             alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: self.max_nodes / 10 },
         }
@@ -168,7 +170,7 @@ mod tests {
         for text in ["", "# only a comment\n", "---\n", "~\n", "\n\n", "\u{feff}"] {
             assert!(parse(text, &source).unwrap().is_none(), "{text:?}");
         }
-        for text in ["environment: demo\r\n", "\u{feff}environment: demo\n", "{environment: demo}"] {
+        for text in ["environment: !!str demo\n", "environment: demo\r\n", "\u{feff}environment: demo\n", "{environment: demo}"] {
             assert!(parse(text, &source).unwrap().is_some(), "{text:?}");
         }
     }
@@ -191,6 +193,7 @@ mod tests {
         );
         assert!(mistake("mqtt: [\n").starts_with("c.yaml:"), "{}", mistake("mqtt: [\n"));
         assert!(mistake("mqtt:\n\turl: x\n").starts_with("c.yaml:2: not valid YAML here: tab"));
+        assert!(mistake("environment: !env NAME\n").starts_with("c.yaml:1: not valid YAML here: "));
         assert_eq!(mistake("a: \u{0}"), "c.yaml:1: holds a control character: this is no YAML text");
     }
 

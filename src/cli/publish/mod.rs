@@ -16,7 +16,7 @@ use crate::mqtt::{self, MqttSettings, Reception};
 use crate::publish::{ComposeError, Composed, Delivery, Destination, Plan, compose};
 use crate::signature::Secrets;
 
-use super::{exit, output};
+use super::exit;
 
 use connection::ConnectionArgs;
 use content::{ContentArgs, GitHub};
@@ -83,7 +83,16 @@ impl Problem {
 
 pub(super) fn publish(args: PublishArgs) -> ExitCode {
     match run(args) {
-        Ok(done) => output::print(|out| done.write(out)),
+        Ok(done) => {
+            // Whoever tries again for a failure would publish again.
+            match done.write(&mut io::stdout().lock()) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    say(&format!("warning: what was done cannot be printed: {error}"));
+                }
+                _ => {}
+            }
+            ExitCode::SUCCESS
+        }
         Err(Problem::Usage(problem)) => complain(&problem, exit::USAGE),
         Err(Problem::Failed(problem)) => complain(&problem, exit::FAILED),
     }
@@ -178,7 +187,7 @@ enum Done {
 }
 
 impl Done {
-    fn write(&self, out: &mut dyn Write) -> io::Result<ExitCode> {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         match self {
             Self::Nothing => writeln!(out, "Nothing published: the event is not push.")?,
             Self::Published { broker, composed, reception } => {
@@ -195,6 +204,6 @@ impl Done {
                 }
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
