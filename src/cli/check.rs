@@ -13,7 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::command::{CommandSpec, doubt};
 use crate::config::{App, AppName, LoadError, Loaded, Settings, Shown, Subscribe, Tried};
+use crate::outcome::Step;
 use crate::push::Headers;
 use crate::router::{Ignored, Routed, Router};
 use crate::service::{self, DetectionRoot, ServiceError, ServiceManager, ServiceName, Status};
@@ -89,6 +91,11 @@ fn print_settings(out: &mut dyn Write, loaded: &Loaded) -> io::Result<()> {
     for warning in &loaded.warnings {
         writeln!(out, "Warning: {warning}")?;
     }
+    for (whose, command) in commands(&loaded.settings) {
+        if let Some(doubt) = doubt(command) {
+            writeln!(out, "Warning: {whose}: {doubt}")?;
+        }
+    }
     if loaded.settings.subscribe == Subscribe::Exact {
         writeln!(
             out,
@@ -96,6 +103,19 @@ fn print_settings(out: &mut dyn Write, loaded: &Loaded) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// All commands, and whose they are.
+fn commands(settings: &Settings) -> impl Iterator<Item = (String, &CommandSpec)> {
+    let on_outcome = settings.on_outcome.iter().map(|command| ("on_outcome".to_owned(), command));
+    settings.apps.iter().flat_map(|app| commands_of(app)).chain(on_outcome)
+}
+
+fn commands_of(app: &App) -> impl Iterator<Item = (String, &CommandSpec)> {
+    let commands = [(Step::Prepare, &app.prepare), (Step::Update, &app.update), (Step::Check, &app.check)];
+    commands
+        .into_iter()
+        .filter_map(|(step, command)| Some((format!("{step} of {}", app.name), command.as_deref()?)))
 }
 
 async fn show_services(out: &mut dyn Write, settings: &Settings) -> io::Result<ExitCode> {

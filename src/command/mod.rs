@@ -6,6 +6,7 @@
 //! last lines come in the order in which it wrote them.
 
 mod child;
+mod doubt;
 mod error;
 mod failure;
 mod group;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::AppName;
 use crate::tail::clean;
+pub use doubt::doubt;
 pub use error::{CommandError, StartError};
 pub use failure::{SurvivorError, SystemdError};
 use group::{Ending, Group};

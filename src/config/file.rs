@@ -170,7 +170,12 @@ mod tests {
         for text in ["", "# only a comment\n", "---\n", "~\n", "\n\n", "\u{feff}"] {
             assert!(parse(text, &source).unwrap().is_none(), "{text:?}");
         }
-        for text in ["environment: !!str demo\n", "environment: demo\r\n", "\u{feff}environment: demo\n", "{environment: demo}"] {
+        for text in [
+            "environment: !!str demo\n",
+            "environment: demo\r\n",
+            "\u{feff}environment: demo\n",
+            "{environment: demo}",
+        ] {
             assert!(parse(text, &source).unwrap().is_some(), "{text:?}");
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{Directory, MANAGER, agent, beside_apps, words};
+use crate::{Directory, MANAGER, agent, app_with, beside_apps, words};
 
 #[test]
 fn check_says_where_each_setting_comes_from() {
@@ -142,4 +142,32 @@ fn a_host_without_a_service_manager_is_a_mistake_of_the_configuration() {
     // Where systemd runs, it is found, and does not know the service.
     let code = if Path::new("/run/systemd/system").is_dir() { 1 } else { 78 };
     assert_eq!(output.status.code(), Some(code), "{output:?}");
+}
+
+/// It would be seen only once the services are stopped.
+#[test]
+fn check_doubts_commands_that_cannot_run_now() {
+    let directory = Directory::new();
+    let plain = directory.write("plain", "").display().to_string();
+    for (command, doubt) in [
+        ("command: [/no/such/program]".to_owned(), "/no/such/program: No such file"),
+        (format!("command: [{plain}]"), "plain: is not executable"),
+        ("command: [/etc]".to_owned(), "/etc: is no file"),
+        ("command: [\"git pull\"]".to_owned(), "each argument is an item of its own"),
+        ("command: [sh], dir: /no/such/directory".to_owned(), "/no/such/directory: No such file"),
+        (format!("command: [sh], dir: {plain}"), "plain: is no directory"),
+    ] {
+        let text = format!("on_outcome: {{{command}}}\n{}", app_with(&format!("update: {{{command}}}")));
+        let path = directory.write("config.yaml", text);
+        let output = agent(&["check", "--config", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        let text = words(&output);
+        for whose in ["Warning: update of api: ", "Warning: on_outcome: "] {
+            let told = text.lines().any(|line| line.starts_with(whose) && line.contains(doubt));
+            assert!(told, "{whose}{doubt} is missing:\n{text}");
+        }
+    }
+    let right = directory.write("config.yaml", app_with("update: {command: [sh, -c, \"true\"], dir: /}"));
+    let text = words(&agent(&["check", "--config", right.to_str().unwrap()]));
+    assert!(!text.contains("Warning"), "{text}");
 }
