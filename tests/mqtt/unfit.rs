@@ -47,6 +47,22 @@ async fn a_retained_oversize_message(protocol: Protocol) {
     assert!(!log.text().contains("connection lost"), "{}", log.text());
 }
 
+#[tokio::test]
+async fn what_is_only_too_large_for_the_configuration_is_nobodys_business_elsewhere() {
+    let (log, _guard) = Log::listen();
+    let broker = Mosquitto::start();
+    let mut settings = settings(broker.port(), Protocol::V5);
+    settings.max_payload = 100;
+    let mut agent = Agent::subscribed(settings, &[ALL]).await;
+    broker.publish(OTHER, &[b'x'; 101]);
+    let headers = ["-D", "publish", "user-property", "a", ""].repeat(101);
+    broker.publish_with(&[&["-V", "5", "-q", "1", "-t", OTHER, "-s"], &headers[..]].concat(), b"x");
+    broker.publish(API, b"behind them");
+    assert_eq!(agent.take().await, "behind them");
+    eventually("all acknowledged", || broker.logged("Received PUBACK from web-7") == 3).await;
+    assert!(!log.text().contains("message dropped"), "{}", log.text());
+}
+
 /// A broker that has one client, grants what it asks for, and then sends these bytes. Ends with the numbers that the
 /// client has acknowledged, once it says goodbye.
 fn sending(connack: &'static [u8], suback: &'static [u8], bytes: Vec<u8>) -> (u16, JoinHandle<Vec<u16>>) {
