@@ -17,7 +17,7 @@ pub(super) enum Failure {
     Certificate(String),
     /// The broker does not speak this version of MQTT.
     Version,
-    /// A packet of so many bytes, more than the library was told to take.
+    /// A packet of so many bytes that is no message, and far too large for anything else.
     Oversize(usize),
     /// A packet of ours is larger than the broker takes.
     TooLarge { size: u32, most: u32 },
@@ -71,10 +71,9 @@ impl Failure {
                 settings.protocol,
                 other(settings.protocol)
             ),
-            Self::Oversize(size) => format!(
-                "{broker} sent a packet of {size} bytes, more than the {} that are taken",
-                settings.max_packet()
-            ),
+            Self::Oversize(size) => {
+                format!("{broker} sent a packet of {size} bytes that is no message: is it an MQTT broker?")
+            }
             Self::TooLarge { size, most } => {
                 format!(
                     "{broker} takes packets of at most {most} bytes, and this one has {size}: leave out the commits, with --slim"

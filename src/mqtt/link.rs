@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::publish::Outgoing;
 use super::settings::{MAX_STRING, MqttSettings};
 use super::tls;
+use super::unfit::Dropped;
 use super::wire::Wire;
 use crate::exposure::Exposed;
 
@@ -24,6 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Event {
     Connected(Connected),
     Publish(Publish),
+    Dropped(Dropped),
     /// A SUBSCRIBE or UNSUBSCRIBE went out under this number.
     Requested(u16),
     /// For each filter of a SUBSCRIBE nothing, or why it is refused.

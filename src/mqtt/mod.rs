@@ -6,7 +6,8 @@
 //! ```text
 //! task       one connection after the other, with back-off
 //!   session  one connection: events in, messages and acknowledgements out
-//!     link   the socket, one adapter for each version of the library's packets: wire, v4, v5
+//!     link   the socket, one adapter for each version of the library's packets: wire, v4, v5;
+//!            what comes in is taken apart, and what is unfit to be read let go of: incoming, frame, unfit
 //! ```
 
 mod backoff;
@@ -14,6 +15,8 @@ mod complaints;
 mod exposure;
 mod failure;
 mod files;
+mod frame;
+mod incoming;
 mod link;
 mod message;
 mod publish;
@@ -23,6 +26,7 @@ mod settings;
 mod subscriptions;
 mod task;
 mod tls;
+mod unfit;
 mod v4;
 mod v5;
 mod wire;
@@ -45,12 +49,10 @@ pub use settings::{Interest, MqttSettings, Protocol, TlsSettings};
 
 use subscriptions::Subscriptions;
 use task::Core;
+use unfit::Drops;
+pub(crate) use unfit::MAX_PROPERTIES;
 
 use crate::exposure::Known;
-use crate::throttle::Throttle;
-
-/// More user properties than any webhook has headers: each takes far more memory than its share of the queue.
-pub(crate) const MAX_PROPERTIES: usize = 100;
 
 /// How the connection is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +155,7 @@ pub fn start(
         lost_at: connected,
         has_session,
         qos0_warned: false,
-        oversize_warnings: Throttle::new(),
+        drops: Drops::new(),
         exposed: Known::default(),
     };
     let task = tokio::spawn(task::run(core));

@@ -9,13 +9,14 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
+use super::ConnectionState;
 use super::failure::Failure;
 use super::link::{self, Access, Client, Connected, Event, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
 use super::settings::Interest;
 use super::subscriptions::Request as Asked;
 use super::task::Core;
-use super::{ConnectionState, MAX_PROPERTIES};
+use super::unfit::{Dropped, Unfit};
 use tokio_util::bytes::Bytes;
 
 /// How long the broker may take to see us off.
@@ -26,10 +27,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(300);
 const FILTERS_NAMED: usize = 10;
 /// Payloads up to here are copied, for a slice keeps the whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
-
-/// How long a large payload is held on to, so that meanwhile a new read buffer is taken: reading on in the
-/// old one, it would keep its size for as long as the connection lasts.
-const HELD: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
 pub(super) struct Ended {
@@ -54,7 +51,6 @@ enum Wake {
     Drained,
     Stop,
     FarewellOver,
-    HeldLongEnough,
     AskAgain,
 }
 
@@ -68,33 +64,28 @@ pub(super) struct Session<'a> {
     core: &'a mut Core,
     client: Client,
     interest: Arc<Interest>,
-    /// Whether the broker is to forget what it kept.
-    clean: bool,
     connected_at: Option<Instant>,
     /// What the broker said when it accepted the connection.
     greeting: Option<Connected>,
     unannounced: bool,
     closing: Option<Closing>,
-    held: Option<(Bytes, Instant)>,
     /// When to ask for the refused filters again.
     ask_again_at: Option<Instant>,
 }
 
 /// Makes a connection and serves it until it ends.
-pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended {
-    let (client, mut link) = link::open(&core.settings, access, clean);
+pub(super) async fn run(core: &mut Core, access: &Access) -> Ended {
+    let (client, mut link) = link::open(&core.settings, access, false);
     core.generation += 1;
     let interest = Arc::clone(&core.interest.borrow_and_update());
     let mut session = Session {
         core,
         client,
         interest,
-        clean,
         connected_at: None,
         greeting: None,
         unannounced: false,
         closing: None,
-        held: None,
         ask_again_at: None,
     };
     let why = session.serve(&mut link).await;
@@ -115,7 +106,6 @@ impl Session<'_> {
                     Wake::Drained => self.close(End::Renew),
                     Wake::Stop if self.connected_at.is_none() => return End::Stopped,
                     Wake::Stop => self.close(End::Stopped),
-                    Wake::HeldLongEnough => self.held = None,
                     Wake::AskAgain => self.ask_again(),
                     Wake::FarewellOver => return self.ended(Failure::Closed),
                 }
@@ -135,7 +125,6 @@ impl Session<'_> {
         let core = &mut *self.core;
         let open = self.closing.is_none();
         let deadline = self.closing.as_ref().map_or_else(Instant::now, |closing| closing.deadline);
-        let held_until = self.held.as_ref().map(|(_, until)| *until);
         let ask_again_at = self.ask_again_at;
         select! {
             biased;
@@ -146,7 +135,6 @@ impl Session<'_> {
             () = core.intake.drained(), if open && core.intake.overflowed() => Wake::Drained,
             () = core.shutdown.cancelled(), if open => Wake::Stop,
             () = sleep_until(deadline), if !open => Wake::FarewellOver,
-            () = sleep_until(held_until.unwrap_or(deadline)), if held_until.is_some() => Wake::HeldLongEnough,
             () = sleep_until(ask_again_at.unwrap_or(deadline)), if ask_again_at.is_some() => Wake::AskAgain,
         }
     }
@@ -171,6 +159,7 @@ impl Session<'_> {
     fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Publish(publish) => return self.publish(publish),
+            Event::Dropped(dropped) => self.dropped(&dropped),
             Event::Connected(greeting) => self.connected(greeting),
             Event::Requested(packet_id) => self.core.subscriptions.sent(packet_id),
             Event::Subscribed(packet_id, answers) => self.subscribed(packet_id, answers),
@@ -187,11 +176,6 @@ impl Session<'_> {
     fn connected(&mut self, greeting: Connected) {
         self.connected_at = Some(Instant::now());
         debug!(broker = self.core.broker, session_present = greeting.session_present, "connected");
-        if self.clean {
-            // In MQTT 3.1.1 this connection has no session to keep: the next one begins it.
-            self.close(End::Renew);
-            return;
-        }
         self.core.session_began(greeting.session_present);
         self.core.intake.renewed();
         self.core.set_state(ConnectionState::Connected);
@@ -272,27 +256,29 @@ impl Session<'_> {
         if self.closing.is_some() {
             return false;
         }
-        if publish.payload.len() > COPIED {
-            self.held = Some((publish.payload.clone(), Instant::now() + HELD));
-        }
         match std::str::from_utf8(&publish.topic) {
             Ok(topic) if self.interest.wants(topic) => {
                 self.wanted(topic.to_owned(), publish);
-                true
+                return true;
             }
-            _ => {
-                self.acknowledge(publish.packet_id);
-                false
-            }
+            Ok(_) => self.acknowledge(publish.packet_id),
+            Err(_) => self.dropped(&Dropped {
+                topic: publish.topic,
+                packet_id: publish.packet_id,
+                why: Unfit::Malformed("its topic is no UTF-8".into()),
+            }),
         }
+        false
+    }
+
+    fn dropped(&mut self, dropped: &Dropped) {
+        let topic = std::str::from_utf8(&dropped.topic).ok().filter(|topic| self.interest.wants(topic));
+        self.core.drops.note(&dropped.why, topic);
+        self.acknowledge(dropped.packet_id);
     }
 
     fn wanted(&mut self, topic: String, publish: Publish) {
         trace!(topic, size = publish.payload.len(), "message received");
-        if self.is_too_large(&topic, &publish) {
-            self.acknowledge(publish.packet_id);
-            return;
-        }
         if publish.packet_id.is_none() && !self.core.qos0_warned {
             self.core.qos0_warned = true;
             warn!(
@@ -304,28 +290,6 @@ impl Session<'_> {
             Some(share) => self.enqueue(topic, publish, share),
             None => self.turn_away(&publish),
         }
-    }
-
-    /// Says so, but not for each: anybody who may publish could otherwise fill the log.
-    fn is_too_large(&mut self, topic: &str, publish: &Publish) -> bool {
-        let (size, limit) = (publish.payload.len(), self.core.settings.max_payload);
-        let properties = publish.headers.len();
-        if size <= limit && properties <= MAX_PROPERTIES {
-            return false;
-        }
-        let Some(unsaid) = self.core.oversize_warnings.pass((), Instant::now()) else { return true };
-        if size > limit {
-            warn!(topic, size, limit, unsaid, "message dropped: its payload is larger than mqtt.max_payload");
-        } else {
-            warn!(
-                topic,
-                properties,
-                limit = MAX_PROPERTIES,
-                unsaid,
-                "message dropped: no webhook has so many headers as this has user properties"
-            );
-        }
-        true
     }
 
     fn enqueue(&mut self, topic: String, publish: Publish, share: Share) {

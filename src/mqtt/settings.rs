@@ -41,7 +41,7 @@ impl MqttSettings {
         }
     }
 
-    /// What is too large to be a push with certainty: a connection that brings more is ended.
+    /// What is too large to be a push with certainty.
     pub(super) fn max_packet(&self) -> usize {
         (64 << 20).max(self.max_payload.saturating_mul(2)).min(MAX_REMAINING_LENGTH)
     }

@@ -19,11 +19,8 @@ use super::queue::Intake;
 use super::session::{self, End, Ended};
 use super::settings::{Interest, MqttSettings};
 use super::subscriptions::Subscriptions;
+use super::unfit::Drops;
 use crate::exposure::Known;
-use crate::throttle::Throttle;
-
-/// After so many oversize packets in a row the session is given up: the broker would send them for ever.
-const OVERSIZE_LIMIT: u32 = 2;
 
 /// After so many connections in a row that were closed soon, somebody else uses the client id …
 const TAKE_OVERS: u32 = 3;
@@ -50,7 +47,7 @@ pub(super) struct Core {
     /// Whether the broker should know this client's session.
     pub(super) has_session: bool,
     pub(super) qos0_warned: bool,
-    pub(super) oversize_warnings: Throttle<()>,
+    pub(super) drops: Drops,
     /// The files that others could read when they were read last.
     pub(super) exposed: Known,
 }
@@ -102,14 +99,14 @@ impl Core {
 pub(super) async fn run(mut core: Core) {
     let mut retry = Retry::default();
     while !core.shutdown.is_cancelled() {
-        let ended = connect(&mut core, retry.oversize >= OVERSIZE_LIMIT).await;
-        let Some(delay) = retry.after(&mut core, ended) else { continue };
+        let ended = connect(&mut core).await;
+        let Some(delay) = retry.after(&core, ended) else { continue };
         let shutdown = core.shutdown.clone();
         let _ = tokio::time::timeout(delay, shutdown.cancelled()).await;
     }
 }
 
-async fn connect(core: &mut Core, clean: bool) -> Ended {
+async fn connect(core: &mut Core) -> Ended {
     let settings = core.settings.clone();
     let reading = tokio::task::spawn_blocking(move || Access::read(&settings));
     let access = tokio::select! {
@@ -121,7 +118,7 @@ async fn connect(core: &mut Core, clean: bool) -> Ended {
             for file in core.exposed.news(&access.exposed) {
                 warn!("{file}");
             }
-            session::run(core, &access, clean).await
+            session::run(core, &access).await
         }
         Ok(Err(failure)) => Ended { why: End::Failed(failure), connected_at: None },
         Err(_) => Ended {
@@ -137,26 +134,19 @@ async fn connect(core: &mut Core, clean: bool) -> Ended {
 struct Retry {
     backoff: Backoff<fn() -> f64>,
     complaints: Complaints,
-    /// How many connections in a row an oversize packet has ended.
-    oversize: u32,
     /// How many connections in a row the broker has closed soon after it accepted them.
     closed_soon: u32,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            backoff: Backoff::new(fastrand::f64),
-            complaints: Complaints::default(),
-            oversize: 0,
-            closed_soon: 0,
-        }
+        Self { backoff: Backoff::new(fastrand::f64), complaints: Complaints::default(), closed_soon: 0 }
     }
 }
 
 impl Retry {
     /// How long to wait before the next connection; `None`: not at all.
-    fn after(&mut self, core: &mut Core, ended: Ended) -> Option<Duration> {
+    fn after(&mut self, core: &Core, ended: Ended) -> Option<Duration> {
         let lasted = ended.connected_at.map(|at| at.elapsed());
         let connected = lasted.is_some();
         if let Some(lasted) = lasted {
@@ -165,12 +155,11 @@ impl Retry {
         match ended.why {
             End::Stopped => None,
             End::Renew => {
-                self.renewed(core);
+                core.set_state(ConnectionState::Connecting);
                 None
             }
             End::Failed(failure) => {
                 let failure = self.recognise(failure, lasted);
-                self.count_oversize(core, &failure, connected);
                 Some(self.failed(core, &failure, connected))
             }
         }
@@ -186,30 +175,6 @@ impl Retry {
         };
         self.closed_soon = if closed && lasted < SOON { self.closed_soon + 1 } else { 0 };
         if self.closed_soon >= TAKE_OVERS { Failure::TakenOver } else { failure }
-    }
-
-    fn renewed(&mut self, core: &mut Core) {
-        if self.oversize >= OVERSIZE_LIMIT {
-            core.has_session = false;
-        }
-        self.oversize = 0;
-        core.set_state(ConnectionState::Connecting);
-    }
-
-    fn count_oversize(&mut self, core: &Core, failure: &Failure, connected: bool) {
-        if let Failure::Oversize(size) = failure {
-            self.oversize += 1;
-            if self.oversize == OVERSIZE_LIMIT {
-                error!(
-                    broker = core.broker,
-                    size,
-                    limit = core.settings.max_packet(),
-                    "oversize packets in a row: the session and all that was queued in it are given up"
-                );
-            }
-        } else if connected {
-            self.oversize = 0;
-        }
     }
 
     fn failed(&mut self, core: &Core, failure: &Failure, connected: bool) -> Duration {

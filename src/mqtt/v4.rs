@@ -8,9 +8,8 @@ use rumqttc::mqttbytes::{Error, QoS};
 use tokio_util::bytes::BytesMut;
 
 use super::failure::Failure;
-use super::link::{self, Access, Answer, Connected, Event, Publish, Request};
+use super::link::{self, Access, Answer, Connected, Event, Request};
 use super::settings::MqttSettings;
-use super::wire::Read;
 
 pub(super) struct Packets {
     max: usize,
@@ -35,14 +34,6 @@ impl Packets {
         self.put(&Packet::Connect(connect), output)
     }
 
-    pub(super) fn read(&self, input: &mut BytesMut) -> Result<Read, Failure> {
-        match Packet::read(input, self.max) {
-            Ok(packet) => event(packet).map(Read::Event),
-            Err(Error::InsufficientBytes(missing)) => Ok(Read::Incomplete(missing)),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// `id`: the number of what gets one.
     pub(super) fn write(&self, request: Request, id: u16, output: &mut BytesMut) -> Result<(), Failure> {
         self.put(&packet(request, id), output)
@@ -52,6 +43,11 @@ impl Packets {
         packet.write(output, self.max)?;
         Ok(())
     }
+}
+
+/// Reads a packet that is all there, and no message.
+pub(super) fn read(mut packet: BytesMut) -> Result<Event, Failure> {
+    event(Packet::read(&mut packet, usize::MAX)?)
 }
 
 fn packet(request: Request, id: u16) -> Packet {
@@ -81,7 +77,6 @@ fn packet(request: Request, id: u16) -> Packet {
 
 fn event(packet: Packet) -> Result<Event, Failure> {
     Ok(match packet {
-        Packet::Publish(publish) => publish.into(),
         Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success }) => {
             Event::Connected(Connected {
                 session_present,
@@ -100,7 +95,12 @@ fn event(packet: Packet) -> Result<Event, Failure> {
         }
         Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
         Packet::PubAck(_) => Event::Published(Answer::Taken),
-        Packet::PingResp | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Event::Other,
+        // Messages are taken apart before the library sees them.
+        Packet::PingResp
+        | Packet::Publish(_)
+        | Packet::PubRec(_)
+        | Packet::PubRel(_)
+        | Packet::PubComp(_) => Event::Other,
         Packet::Connect(_)
         | Packet::Subscribe(_)
         | Packet::Unsubscribe(_)
@@ -109,29 +109,10 @@ fn event(packet: Packet) -> Result<Event, Failure> {
     })
 }
 
-impl From<rumqttc::Publish> for Event {
-    fn from(publish: rumqttc::Publish) -> Self {
-        let packet_id = match publish.qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(publish.pkid),
-            // No subscription asks for it, so no broker may send it.
-            QoS::ExactlyOnce => return Self::Other,
-        };
-        Self::Publish(Publish {
-            topic: publish.topic.into(),
-            payload: publish.payload,
-            headers: Vec::new(),
-            retain: publish.retain,
-            packet_id,
-        })
-    }
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Io(error) => (&error).into(),
-            Error::PayloadSizeLimitExceeded(size) => Self::Oversize(size),
             error => Self::Network(error.to_string()),
         }
     }

@@ -8,29 +8,25 @@ use rumqttc::v5::mqttbytes::v5::{
     SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
-use tokio_util::bytes::BytesMut;
+use tokio_util::bytes::{Bytes, BytesMut};
 
 use super::failure::{Failure, printable};
-use super::link::{self, Access, Answer, Connected, Event, Publish, Request};
+use super::frame::{CONNACK, DISCONNECT, Head};
+use super::link::{self, Access, Answer, Connected, Event, Request};
 use super::publish::Outgoing;
 use super::queue::QUEUE_MESSAGES;
 use super::settings::MqttSettings;
-use super::wire::Read;
 
 /// Half of what the queue holds: the messages of an ended connection may still be in it.
 const RECEIVE_MAXIMUM: u16 = QUEUE_MESSAGES / 2;
 
+#[derive(Default)]
 pub(super) struct Packets {
-    max_incoming: Option<u32>,
     /// What the broker takes.
     max_outgoing: Option<u32>,
 }
 
 impl Packets {
-    pub(super) fn new(settings: &MqttSettings) -> Self {
-        Self { max_incoming: u32::try_from(settings.max_packet()).ok(), max_outgoing: None }
-    }
-
     pub(super) fn connect(
         &self,
         settings: &MqttSettings,
@@ -57,12 +53,10 @@ impl Packets {
         properties
     }
 
-    pub(super) fn read(&mut self, input: &mut BytesMut) -> Result<Read, Failure> {
-        match Packet::read(input, self.max_incoming) {
-            Ok(packet) => self.event(packet).map(Read::Event),
-            Err(Error::InsufficientBytes(missing)) => Ok(Read::Incomplete(missing)),
-            Err(error) => Err(error.into()),
-        }
+    /// Reads a packet that is all there, and no message.
+    pub(super) fn read(&mut self, head: Head, packet: BytesMut) -> Result<Event, Failure> {
+        let mut packet = spelled_out(head, packet)?;
+        self.event(Packet::read(&mut packet, None)?)
     }
 
     /// `id`: the number of what gets one.
@@ -77,7 +71,6 @@ impl Packets {
 
     fn event(&mut self, packet: Packet) -> Result<Event, Failure> {
         Ok(match packet {
-            Packet::Publish(publish) => publish.into(),
             Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => {
                 self.max_outgoing =
                     connack.properties.as_ref().and_then(|properties| properties.max_packet_size);
@@ -97,7 +90,9 @@ impl Packets {
                 let words = disconnect.properties.and_then(|properties| properties.reason_string);
                 return Err(disconnected(disconnect.reason_code, words.as_deref()));
             }
+            // Messages are taken apart before the library sees them.
             Packet::PingResp(_)
+            | Packet::Publish(_)
             | Packet::Auth(_)
             | Packet::PubRec(_)
             | Packet::PubRel(_)
@@ -107,6 +102,25 @@ impl Packets {
             }
         })
     }
+}
+
+/// The library looks for a reason and a length of properties even where both may be left out, or the latter.
+fn spelled_out(head: Head, packet: BytesMut) -> Result<BytesMut, Failure> {
+    Ok(match (head.kind(), &packet[head.size..]) {
+        // MQTT 5 has no such codes but 0, and properties behind that: this is all of a CONNACK of MQTT 3.1.1.
+        (CONNACK, &[_, code]) if code < 0x80 => return Err(Failure::Version),
+        (CONNACK, &[flags, code]) => BytesMut::from(&[packet[0], 3, flags, code, 0][..]),
+        // MQTT 5, 3.14.2.1 and 3.14.2.2.1.
+        (DISCONNECT, &[]) => BytesMut::from(&[packet[0], 2, 0, 0][..]),
+        (DISCONNECT, &[code]) => BytesMut::from(&[packet[0], 2, code, 0][..]),
+        _ => packet,
+    })
+}
+
+/// The headers among a message's properties, before which their length stands; else what is wrong with them.
+pub(super) fn headers(mut properties: Bytes) -> Result<Vec<(String, String)>, String> {
+    let properties = PublishProperties::read(&mut properties).map_err(|error| error.to_string())?;
+    Ok(properties.map(|properties| properties.user_properties).unwrap_or_default())
 }
 
 fn packet(request: Request, id: u16) -> Packet {
@@ -165,32 +179,11 @@ impl From<&ConnAck> for Connected {
     }
 }
 
-impl From<v5::Publish> for Event {
-    fn from(publish: v5::Publish) -> Self {
-        let packet_id = match publish.qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => Some(publish.pkid),
-            // No subscription asks for it, so no broker may send it.
-            QoS::ExactlyOnce => return Self::Other,
-        };
-        Self::Publish(Publish {
-            topic: publish.topic,
-            payload: publish.payload,
-            headers: publish.properties.map(|properties| properties.user_properties).unwrap_or_default(),
-            retain: publish.retain,
-            packet_id,
-        })
-    }
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Io(error) => (&error).into(),
-            Error::PayloadSizeLimitExceeded { pkt_size, .. } => Self::Oversize(pkt_size),
             Error::OutgoingPacketTooLarge { pkt_size, max } => Self::TooLarge { size: pkt_size, most: max },
-            // The answer of a broker that knows only the versions before 5.
-            Error::InvalidConnectReturnCode(1) => Self::Version,
             error => Self::Network(error.to_string()),
         }
     }

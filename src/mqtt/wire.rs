@@ -14,32 +14,24 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::bytes::BytesMut;
 
 use super::failure::Failure;
+use super::frame::Head;
+use super::incoming::{Incoming, READ, Read};
 use super::link::{self, Access, Connected, Event, PATIENCE, Request};
 use super::settings::{MqttSettings, Protocol};
 use super::{v4, v5};
 use crate::slack;
 
-/// Room for each read: some eight pushes.
-const READ: usize = 64 * 1024;
-
-/// What the library made of the bytes so far.
-pub(super) enum Read {
-    Event(Event),
-    /// At least so many more are needed.
-    Incomplete(usize),
-}
-
 /// The packets of one version of MQTT.
-enum Packets {
+pub(super) enum Packets {
     V4(v4::Packets),
     V5(v5::Packets),
 }
 
 impl Packets {
-    fn of(settings: &MqttSettings) -> Self {
+    pub(super) fn of(settings: &MqttSettings) -> Self {
         match settings.protocol {
             Protocol::V311 => Self::V4(v4::Packets::new(settings)),
-            Protocol::V5 => Self::V5(v5::Packets::new(settings)),
+            Protocol::V5 => Self::V5(v5::Packets::default()),
         }
     }
 
@@ -56,10 +48,11 @@ impl Packets {
         }
     }
 
-    fn read(&mut self, input: &mut BytesMut) -> Result<Read, Failure> {
+    /// Reads a packet that is all there, and no message.
+    pub(super) fn read(&mut self, head: Head, packet: BytesMut) -> Result<Event, Failure> {
         match self {
-            Self::V4(packets) => packets.read(input),
-            Self::V5(packets) => packets.read(input),
+            Self::V4(_) => v4::read(packet),
+            Self::V5(packets) => packets.read(head, packet),
         }
     }
 
@@ -89,8 +82,7 @@ impl Stream for TlsStream<TcpStream> {
 pub(super) struct Wire {
     stream: Box<dyn Stream>,
     packets: Packets,
-    /// What was read and not looked at yet.
-    input: BytesMut,
+    incoming: Incoming,
     /// What is written before the next read.
     output: BytesMut,
     ping: Pin<Box<Sleep>>,
@@ -109,12 +101,17 @@ impl Wire {
         let mut wire = Self::over(stream(settings, access).await?, settings);
         wire.packets.connect(settings, access, clean, &mut wire.output)?;
         let greeting = wire.greeting().await?;
-        // A broker that says 0 asks for no proof of life; it gets one all the same, for it proves the broker's too.
-        if let Some(wanted) = greeting.keep_alive.filter(|wanted| !wanted.is_zero()) {
-            wire.keep_alive = wanted;
-        }
-        wire.ping.as_mut().reset(slack::deadline(wire.keep_alive));
+        wire.greeted(&greeting);
         Ok((wire, greeting))
+    }
+
+    fn greeted(&mut self, greeting: &Connected) {
+        // A broker that says 0 asks for no proof of life; it gets one all the same, for it proves the broker's too. For
+        // the same reason one that would wait for longer is not waited for.
+        if let Some(wanted) = greeting.keep_alive.filter(|wanted| !wanted.is_zero()) {
+            self.keep_alive = self.keep_alive.min(wanted);
+        }
+        self.ping.as_mut().reset(slack::deadline(self.keep_alive));
     }
 
     fn over(stream: Box<dyn Stream>, settings: &MqttSettings) -> Self {
@@ -122,7 +119,7 @@ impl Wire {
         Self {
             stream,
             packets: Packets::of(settings),
-            input: BytesMut::new(),
+            incoming: Incoming::new(settings),
             output: BytesMut::new(),
             ping: Box::pin(sleep_until(slack::deadline(keep_alive))),
             keep_alive,
@@ -134,14 +131,14 @@ impl Wire {
     async fn greeting(&mut self) -> Result<Connected, Failure> {
         self.flush().await?;
         loop {
-            match self.packets.read(&mut self.input)? {
+            match self.incoming.next(&mut self.packets)? {
                 Read::Event(Event::Connected(greeting)) => return Ok(greeting),
                 Read::Event(_) => return Err(Failure::Network("its first packet was no CONNACK".into())),
-                Read::Incomplete(missing) => self.input.reserve(missing),
+                Read::Incomplete(missing) => self.incoming.buffer.reserve(missing),
             }
             // TLS 1.3 tickets come first; a broker with Nagle's algorithm sends the rest once they are acknowledged.
             self.stream.acknowledge_soon();
-            received(self.stream.read_buf(&mut self.input).await)?;
+            received(self.stream.read_buf(&mut self.incoming.buffer).await)?;
         }
     }
 
@@ -153,15 +150,15 @@ impl Wire {
                     return Ok(event);
                 }
             }
-            match self.packets.read(&mut self.input)? {
+            match self.incoming.next(&mut self.packets)? {
                 Read::Event(Event::Connected(_)) => {
                     return Err(Failure::Network("it accepted the connection twice".into()));
                 }
                 Read::Event(event) => return Ok(event),
                 Read::Incomplete(missing) => {
                     // A large packet gets no more room than it needs: what is read beyond it would keep all of it in memory.
-                    let large = self.input.len() + missing > READ;
-                    self.input.reserve(if large { missing } else { READ });
+                    let large = self.incoming.buffer.len() + missing > READ;
+                    self.incoming.buffer.reserve(if large { missing } else { READ });
                     if let Some(event) = self.wait(requests).await? {
                         return Ok(event);
                     }
@@ -180,7 +177,7 @@ impl Wire {
         select! {
             biased;
             Some(request) = requests.recv() => return self.request(request),
-            count = self.stream.read_buf(&mut self.input) => {
+            count = self.stream.read_buf(&mut self.incoming.buffer) => {
                 received(count)?;
                 self.silent = false;
             }
@@ -289,6 +286,31 @@ mod tests {
         assert!(matches!(event, Ok(Event::Publish(publish)) if publish.payload.len() == 100));
         let silence = wire.next(&mut requests).await.err();
         assert_eq!(silence, Some(Failure::Network("no answer to a ping".into())));
+    }
+
+    /// MQTT 5, 3.2.2.3.14, lets the broker wish for any time.
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_may_ask_for_more_pings_and_not_for_fewer() {
+        let keep_alive = Duration::from_secs(30);
+        for (wanted, expected) in [(None, 30), (Some(0), 30), (Some(12), 12), (Some(18_000), 30)] {
+            let (ours, mut theirs) = duplex(READ);
+            let mut wire = Wire::over(Box::new(ours), &MqttSettings { keep_alive, ..settings() });
+            wire.greeted(&Connected {
+                session_present: false,
+                session_expiry: None,
+                receive_maximum: u16::MAX,
+                keep_alive: wanted.map(Duration::from_secs),
+            });
+            let begun = Instant::now();
+            let (_sender, mut requests) = unbounded_channel();
+            select! {
+                _ = wire.next(&mut requests) => panic!("the connection is lost"),
+                ping = theirs.read_u16() => assert_eq!(ping.unwrap(), 0xc000),
+            }
+            // Up to a slot of the timers earlier.
+            let took = begun.elapsed().as_secs();
+            assert!((expected - 5..=expected).contains(&took), "{wanted:?}: {took} s");
+        }
     }
 
     #[tokio::test(start_paused = true)]
