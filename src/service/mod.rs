@@ -8,6 +8,7 @@ mod detect;
 mod limit;
 mod span;
 mod systemd;
+mod timeouts;
 mod trace;
 mod unit;
 mod upstart;
@@ -120,13 +121,18 @@ impl FromStr for ServiceName {
 pub enum Status {
     /// Up. The incarnation differs after every start; `None` where the manager has no such thing.
     Running {
-        /// systemd: the unit's `InvocationID`; upstart: the process id.
+        /// systemd: the unit's `InvocationID`, before 232 when it became active; upstart: the process id.
         incarnation: Option<String>,
     },
     /// On its way up, or waiting to be restarted after it died.
     Starting,
     /// A oneshot unit that did its work.
     Completed,
+    /// The manager counts it as up, but its process has ended: a start would do nothing.
+    Ended,
+    /// The manager counts it as up, but it has no process, and whether it should have one nobody can tell: a script of
+    /// the old init may only have set something up.
+    Unclear,
     /// Down, without a failure.
     Stopped,
     /// Down after a failure, with what the manager says of it.

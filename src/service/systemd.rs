@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::client::{Finished, UNTRANSLATED, run};
+use super::client::{Finished, UNTRANSLATED, ask, display, lines_of, run};
 use super::unit::{PROPERTIES, Unit};
-use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace, timeouts};
 
 /// Stops and starts units of the system's systemd. Environment reaches them by a file that they name, not by this.
 #[derive(Debug)]
@@ -118,8 +118,13 @@ impl ServiceManager for Systemd {
 
     fn limits<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Limits> {
         Box::pin(async move {
-            let unit = self.show(service).await?;
-            unit.limits().ok_or_else(|| unit.into_misunderstanding(service))
+            let argv = [&self.program, "show", "--property", timeouts::PROPERTIES, "--", service.as_str()];
+            let answer = ask(&argv).await?;
+            timeouts::parse(&answer).ok_or_else(|| misunderstanding(&argv, &answer))
         })
     }
+}
+
+fn misunderstanding(argv: &[&str], answer: &str) -> ServiceError {
+    ServiceError::Answer { command: display(argv), answer: lines_of(answer.as_bytes()).join(" | ") }
 }

@@ -201,16 +201,15 @@ impl Deploy<'_> {
     /// Sees that every service is up, and stays up in one incarnation for the settling time.
     async fn verify(&mut self) -> bool {
         let before = self.looks().await;
+        self.warn_of_unclear(&before);
         info!(app = %self.app.name, step = "verify", settle = ?self.app.settle, "services must stay up");
         self.settle().await;
         if self.app.settle.is_zero() && before.iter().all(is_up) {
             return true;
         }
         let after = self.looks().await;
-        let unstarted =
-            before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
         // One that came up only meanwhile has not yet shown that it stays up.
-        let (before, after) = if unstarted && after.iter().all(is_up) {
+        let (before, after) = if !before.iter().all(is_up) && after.iter().all(is_up) {
             self.settle().await;
             let last = self.looks().await;
             (after, last)
@@ -225,6 +224,14 @@ impl Deploy<'_> {
             }
         }
         up
+    }
+
+    fn warn_of_unclear(&self, looks: &[Result<Status, String>]) {
+        for (service, look) in self.app.services.iter().zip(looks) {
+            if matches!(look, Ok(Status::Unclear)) {
+                warn!(app = %self.app.name, %service, "its init script left no process, and counts as up");
+            }
+        }
     }
 
     /// Cut short by a shutdown, it proves nothing.
@@ -282,8 +289,11 @@ fn remember(ledger: Arc<Ledger>, running: Running) {
 }
 
 fn is_up(look: &Result<Status, String>) -> bool {
-    matches!(look, Ok(Status::Running { .. } | Status::Completed))
+    matches!(look, Ok(Status::Running { .. } | Status::Completed | Status::Unclear))
 }
+
+/// Whoever meant it so is told how to say it.
+const ENDED: &str = "its process ended (one that has done its work then is Type=oneshot)";
 
 fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> Result<(), Problem> {
     let down = |what: &str| Err(Problem::plain(format!("did not stay up: {what}")));
@@ -295,7 +305,9 @@ fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> 
             }
             _ => Ok(()),
         },
-        Ok(Status::Completed) => Ok(()),
+        Ok(Status::Unclear) if matches!(before, Ok(Status::Running { .. })) => down(ENDED),
+        Ok(Status::Completed | Status::Unclear) => Ok(()),
+        Ok(Status::Ended) => down(ENDED),
         Ok(Status::Starting) => down("it is still starting, or waits to be restarted after it died"),
         Ok(Status::Stopped) => down("it is stopped"),
         Ok(Status::Failed(what)) => down(&what),

@@ -293,6 +293,10 @@ async fn verification_compares_incarnations_after_settling() {
         (vec![Status::Starting, running("1"), running("1")], Ok(())),
         (vec![Status::Starting, running("1"), running("2")], Err("restarted by its service manager")),
         (vec![Status::Completed, Status::Completed], Ok(())),
+        (vec![running("1"), Status::Ended], Err("its process ended")),
+        (vec![Status::Ended, Status::Ended], Err("its process ended")),
+        (vec![running("1"), Status::Unclear], Err("its process ended")),
+        (vec![Status::Unclear, Status::Unclear], Ok(())),
         (vec![Status::Running { incarnation: None }, Status::Running { incarnation: None }], Ok(())),
         (vec![Status::NotFound, Status::NotFound], Err("no longer knows it")),
     ] {
