@@ -47,6 +47,9 @@ pub struct Record {
     #[serde(default)]
     /// The attempt in progress.
     pub attempt: Option<InProgress>,
+    /// Units that went down with the services, and are still to be started again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) owed: Vec<ServiceName>,
     /// The greatest date of a push that was taken.
     #[serde(with = "super::time::optional", default)]
     pub(super) high: Option<SystemTime>,
@@ -146,6 +149,7 @@ impl Record {
             deployed: None,
             last_good: None,
             attempt: None,
+            owed: Vec::new(),
             high: None,
             seen: VecDeque::new(),
             forgotten: None,

@@ -4,6 +4,7 @@
 
 mod client;
 mod custom;
+mod dependents;
 mod detect;
 mod limit;
 mod span;
@@ -49,6 +50,21 @@ pub trait ServiceManager: Send + Sync {
         trace: &'a Trace<'a>,
     ) -> Answer<'a, ()>;
 
+    /// What goes down when `services` are stopped, although nobody asks for it: the units that need them and are up now.
+    /// With those of `owed`, which went down so before, that still can be started.
+    fn dependents<'a>(
+        &'a self,
+        _services: &'a [ServiceName],
+        _owed: &'a [ServiceName],
+    ) -> Answer<'a, Vec<ServiceName>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Starts one of the [`Self::dependents`].
+    fn start_again<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        self.start(service, &[], trace)
+    }
+
     /// What the service is doing now.
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status>;
 
@@ -70,6 +86,11 @@ impl ServiceName {
     /// The name without the `.service` that systemd lets one leave out: equal for names of one service.
     pub fn key(&self) -> &str {
         self.0.strip_suffix(".service").unwrap_or(&self.0)
+    }
+
+    /// A target of systemd, which does nothing itself.
+    pub(crate) fn is_target(&self) -> bool {
+        self.0.ends_with(".target")
     }
 }
 

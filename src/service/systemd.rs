@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tracing::{info, warn};
+
 use super::client::{Finished, UNTRANSLATED, ask, display, lines_of, run};
+use super::dependents::{self, Walk};
 use super::unit::{PROPERTIES, Unit};
 use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace, timeouts};
 
@@ -46,7 +49,14 @@ impl Systemd {
     async fn stop_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
         self.completed().remove(service);
         let finished = self.systemctl("stop", service).await?;
-        if finished.success() { Ok(()) } else { Err(self.explain(service, finished).await) }
+        if !finished.success() {
+            return Err(self.explain(service, finished).await);
+        }
+        if !finished.output.is_empty() {
+            // That a socket could start it again, which is told when that happens.
+            info!(%service, said = finished.output.join(" | "), "systemctl has something to say of the stop");
+        }
+        Ok(())
     }
 
     async fn start_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
@@ -57,8 +67,41 @@ impl Systemd {
         if !finished.success() {
             return Err(self.explain(service, finished).await);
         }
+        if !finished.output.is_empty() {
+            // That its file changed and was not read again, say.
+            warn!(%service, said = finished.output.join(" | "), "systemctl warns of the start");
+        }
         self.completed().insert(service.clone());
         Ok(())
+    }
+
+    /// By itself: a start as one knows it would also start what the target wants and somebody has stopped. Not waited for,
+    /// as that could be for anything that is ordered before it.
+    async fn start_target(&self, target: &ServiceName) -> Result<(), ServiceError> {
+        let alone = ["--no-block", "--job-mode=ignore-requirements"];
+        let argv = [&self.program, "start", alone[0], alone[1], "--", target.as_str()];
+        let finished = run(&argv, &UNTRANSLATED, None).await?;
+        if finished.success() { Ok(()) } else { Err(finished.into_failure()) }
+    }
+
+    async fn dependents_of(
+        &self,
+        services: &[ServiceName],
+        owed: &[ServiceName],
+    ) -> Result<Vec<ServiceName>, ServiceError> {
+        let asked: Vec<_> = services.iter().chain(owed).map(ServiceName::as_str).collect();
+        let mut walk = Walk::default();
+        let mut next = walk.begin(&self.show_dependents(&asked).await?, services.len());
+        while !next.is_empty() {
+            let asked: Vec<_> = next.iter().map(String::as_str).collect();
+            next = walk.go_on(&self.show_dependents(&asked).await?);
+        }
+        Ok(walk.into_found())
+    }
+
+    async fn show_dependents(&self, units: &[&str]) -> Result<String, ServiceError> {
+        let argv = [&self.program, "show", "--property", dependents::PROPERTIES, "--"];
+        ask(&[&argv, units].concat()).await
     }
 
     async fn status_of(&self, service: &ServiceName) -> Result<Status, ServiceError> {
@@ -110,6 +153,22 @@ impl ServiceManager for Systemd {
         _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
         Box::pin(self.start_unit(service))
+    }
+
+    fn dependents<'a>(
+        &'a self,
+        services: &'a [ServiceName],
+        owed: &'a [ServiceName],
+    ) -> Answer<'a, Vec<ServiceName>> {
+        Box::pin(self.dependents_of(services, owed))
+    }
+
+    fn start_again<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        if service.is_target() {
+            Box::pin(self.start_target(service))
+        } else {
+            self.start(service, &[], trace)
+        }
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {

@@ -1,6 +1,9 @@
 //! One deploy: prepare → stop → update → start → verify, each step bounded in time. Never leaves a service down
 //! on purpose: whatever fails after the first stop, the services are started again.
 
+mod dependents;
+mod meanwhile;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ pub(super) async fn deploy(
         previous: previous.as_ref(),
         shutdown,
         failures: Vec::new(),
+        stopped: false,
         cut_short: false,
     };
     deploy.run().await;
@@ -73,6 +77,8 @@ struct Deploy<'a> {
     previous: Option<&'a Revision>,
     shutdown: &'a CancellationToken,
     failures: Vec<Failure>,
+    /// Every service was stopped.
+    stopped: bool,
     /// The agent is ending, so some step was left out.
     cut_short: bool,
 }
@@ -89,16 +95,23 @@ impl Deploy<'_> {
         if !self.goes_on() {
             return;
         }
+        let owed = self.dependents().await;
+        let touch = |record: &mut Record| {
+            record.touch();
+            record.owed = owed;
+        };
         // Before the first stop, what is deployed must be forgotten.
-        if self.ledger.change(Record::touch, Machine::noted).await.is_err() {
+        if self.ledger.change(touch, Machine::noted).await.is_err() {
             self.cut_short = true;
             return;
         }
-        let updated = self.stop().await
+        self.stopped = self.stop().await;
+        let updated = self.stopped
             && self.goes_on()
             && self.command(JobStep::Update, self.app.update.as_deref(), &environment).await;
         let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
+        self.start_dependents().await;
         let up = self.verify().await;
         if updated && up && self.goes_on() {
             self.command(JobStep::Check, self.app.check.as_deref(), &environment).await;
@@ -149,23 +162,29 @@ impl Deploy<'_> {
                 return false;
             }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
-            let manager = self.context.manager.as_ref();
-            let note = self.note();
-            let trace = Trace::new(&self.attempt.mark, &note);
-            let late = late_stop(manager, service, self.app.stop_timeout, self.shutdown);
-            let stopped = unless(late, manager.stop(service, &trace)).await;
-            self.forget_running();
-            if let Err(problem) = stopped {
-                self.failures.push(service_failure(Step::Stop, service, problem));
+            if !self.stop_service(service).await {
                 return false;
             }
         }
         true
     }
 
+    async fn stop_service(&mut self, service: &ServiceName) -> bool {
+        let manager = self.context.manager.as_ref();
+        let note = self.note();
+        let trace = Trace::new(&self.attempt.mark, &note);
+        let late = late_stop(manager, service, self.app.stop_timeout, self.shutdown);
+        let stopped = unless(late, manager.stop(service, &trace)).await;
+        self.forget_running();
+        let Err(problem) = stopped else { return true };
+        self.failures.push(service_failure(Step::Stop, service, problem));
+        false
+    }
+
     /// Starts every service, even when one of them fails.
     async fn start(&mut self, environment: &[(String, String)]) {
         self.write_environment_file(environment).await;
+        self.stop_what_others_started().await;
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let manager = self.context.manager.as_ref();
