@@ -130,6 +130,10 @@ async fn case_a_simple_unit_starts_and_stops() {
     let first = incarnation(&api).await;
     start(&api).await;
     assert_eq!(incarnation(&api).await, first, "a start of what runs is none");
+    let mark = Mark::random();
+    Systemd::new().start_anew(&api, &[], &Trace::unnoted(&mark)).await.unwrap();
+    assert_ne!(incarnation(&api).await, first, "others have started it");
+    let first = incarnation(&api).await;
     Systemd::new().stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(status(&api).await, Status::Stopped);
     start(&api).await;

@@ -50,6 +50,22 @@ pub trait ServiceManager: Send + Sync {
         trace: &'a Trace<'a>,
     ) -> Answer<'a, ()>;
 
+    /// Starts a service that was stopped: one that others have started since is stopped once more before that, as it may
+    /// run what was there before an update.
+    fn start_anew<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        trace: &'a Trace<'a>,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            if self.status(service).await?.is_started() {
+                self.stop(service, trace).await?;
+            }
+            self.start(service, environment, trace).await
+        })
+    }
+
     /// What goes down when `services` are stopped, although nobody asks for it: the units that need them and are up now.
     /// With those of `owed`, which went down so before, that still can be started.
     fn dependents<'a>(
@@ -160,6 +176,13 @@ pub enum Status {
     Failed(String),
     /// The manager knows no such service.
     NotFound,
+}
+
+impl Status {
+    /// A start would do nothing to it, or is under way.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Starting | Self::Ended | Self::Unclear)
+    }
 }
 
 /// How long a service may take by its own configuration. `None`: not known, or no limit.

@@ -59,11 +59,12 @@ impl Systemd {
         Ok(())
     }
 
-    async fn start_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
+    /// Starts it, or with another verb something of that kind.
+    async fn bring_up(&self, verb: &str, service: &ServiceName) -> Result<(), ServiceError> {
         self.completed().remove(service);
         // Fails for a unit that is not loaded, which has nothing to reset.
         self.systemctl("reset-failed", service).await?;
-        let finished = self.systemctl("start", service).await?;
+        let finished = self.systemctl(verb, service).await?;
         if !finished.success() {
             return Err(self.explain(service, finished).await);
         }
@@ -152,7 +153,17 @@ impl ServiceManager for Systemd {
         _: &'a [(String, String)],
         _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
-        Box::pin(self.start_unit(service))
+        Box::pin(self.bring_up("start", service))
+    }
+
+    /// A restart is a start of what is down: no look is needed.
+    fn start_anew<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        _: &'a [(String, String)],
+        _: &'a Trace<'a>,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.bring_up("restart", service))
     }
 
     fn dependents<'a>(

@@ -191,7 +191,7 @@ impl Deploy<'_> {
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
             let late = late_start(manager, service, self.app.start_timeout, self.shutdown);
-            let started = unless(late, manager.start(service, environment, &trace)).await;
+            let started = unless(late, self.begin_start(service, environment, &trace)).await;
             self.forget_running();
             if let Err(problem) = started {
                 self.failures.push(service_failure(Step::Start, service, problem));
@@ -264,11 +264,13 @@ impl Deploy<'_> {
     async fn looks(&self) -> Vec<Result<Status, String>> {
         let mut looks = Vec::with_capacity(self.app.services.len());
         for service in &self.app.services {
-            looks.push(
-                unless(late(STATUS_TIMEOUT), self.context.manager.status(service)).await.map_err(|p| p.error),
-            );
+            looks.push(self.look(service).await);
         }
         looks
+    }
+
+    async fn look(&self, service: &ServiceName) -> Result<Status, String> {
+        unless(late(STATUS_TIMEOUT), self.context.manager.status(service)).await.map_err(|p| p.error)
     }
 }
 

@@ -250,7 +250,27 @@ async fn case_what_a_socket_starts_in_mid_update_does_not_keep_the_old_code() {
         Host::new("socketed-app", 18844, &format!("service: socketed, {}", update("socketed", 18851))).await;
     host.deploys("deployed");
     host.until("the code", || running("socketed") == "new");
+    assert!(host.log().contains("socketed.socket"), "systemctl names it: {}", host.log());
+}
+
+/// The first one is restarted; others may have been started by the first.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_second_service_does_not_keep_the_old_code_either_and_is_started_once() {
+    let service = activated("second", 18853);
+    let counts = "ExecStartPre=/bin/sh -c 'echo once >> /run/pulled.starts'\nExecStart=sleep infinity\n";
+    let pulled = unit("pulled", &format!("[Service]\n{counts}"));
+    let first = unit("first", &format!("[Unit]\nWants=pulled.service\n{SLEEPS}"));
+    for service in [&service, &pulled, &first] {
+        start(service).await;
+    }
+    fs::remove_file("/run/pulled.starts").unwrap();
+    let services = "services: [first, pulled, second]";
+    let host = Host::new("second-app", 18849, &format!("{services}, {}", update("second", 18853))).await;
+    host.deploys("deployed");
+    host.until("the code", || running("second") == "new");
     assert!(host.log().contains("stopping it again"), "{}", host.log());
+    assert_eq!(fs::read_to_string("/run/pulled.starts").unwrap(), "once\n");
 }
 
 #[tokio::test]

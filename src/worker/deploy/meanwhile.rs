@@ -1,29 +1,43 @@
-//! What others start while the services are down: a socket, a timer, somebody at a terminal.
+//! What others start while the services are down: a socket, a timer, somebody at a terminal. It may run the old code, and
+//! a start would leave it at that. What comes up from here on finds the update and the environment in place.
 
 use tracing::warn;
 
-use crate::service::{ServiceName, Status};
+use crate::service::{Answer, ServiceName, Trace};
 use crate::worker::machine::Machine;
 
 use super::Deploy;
 
 impl Deploy<'_> {
-    /// Stops services again that were started since they were stopped: they may run the old code, and a start would leave
-    /// it at that. What comes up from here on finds the update and the environment in place.
+    /// The first service by its manager's own means, which costs no look; for the others see
+    /// [`Self::stop_what_others_started`]. One that could not be stopped is not asked to a second time.
+    pub(super) fn begin_start<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        trace: &'a Trace<'a>,
+    ) -> Answer<'a, ()> {
+        let manager = self.context.manager.as_ref();
+        if self.stopped && self.app.services.first() == Some(service) {
+            manager.start_anew(service, environment, trace)
+        } else {
+            manager.start(service, environment, trace)
+        }
+    }
+
+    /// Before the first start, which may start the others because it needs them: they are then not to be started twice.
     pub(super) async fn stop_what_others_started(&mut self) {
-        // One that could not be stopped is not asked to a second time.
-        if !self.stopped || !self.goes_on() {
+        let app = self.app;
+        let others = app.services.get(1..).unwrap_or_default();
+        if others.is_empty() || !self.stopped || !self.goes_on() {
             return;
         }
-        let app = self.app;
-        let looks = self.looks().await;
-        let early: Vec<&ServiceName> = app
-            .services
-            .iter()
-            .zip(looks)
-            .filter(|(_, look)| is_started(look))
-            .map(|(service, _)| service)
-            .collect();
+        let mut early = Vec::new();
+        for service in others {
+            if self.look(service).await.is_ok_and(|status| status.is_started()) {
+                early.push(service);
+            }
+        }
         if early.is_empty() {
             return;
         }
@@ -38,8 +52,4 @@ impl Deploy<'_> {
             self.stop_service(service).await;
         }
     }
-}
-
-fn is_started(look: &Result<Status, String>) -> bool {
-    matches!(look, Ok(Status::Running { .. } | Status::Starting | Status::Ended | Status::Unclear))
 }

@@ -5,11 +5,14 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn what_others_started_before_the_update_was_in_place_is_stopped_again() {
     let early = Mutex::new(["proxy", "api"].into());
-    let bench = Bench::new(Fake { early, ..Fake::default() });
+    let bench = Bench::new(Fake { early, later: vec!["front"], ..Fake::default() });
     let outcome = bench.deploy(&app(&["proxy", "db", "api"])).await;
     assert_eq!(outcome.verdict, Verdict::Deployed, "{outcome:?}");
     let stops = ["stop api", "stop db", "stop proxy", "stop api", "stop proxy"];
-    assert_eq!(bench.fake.calls(), [&stops[..], &["start proxy b", "start db b", "start api b"]].concat());
+    assert_eq!(
+        bench.fake.calls(),
+        [&stops[..], &["start proxy b", "start db b", "start api b", "again front"]].concat()
+    );
 }
 
 #[tokio::test(start_paused = true)]
