@@ -1,6 +1,8 @@
 //! What comes first at a start: damaged records are set aside, and services that an interrupted deploy had stopped
 //! are started, whatever the configuration says now.
 
+mod owed;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +18,10 @@ use crate::journal::{InProgress, ReadError, Record, Store};
 use crate::outcome::Outcome;
 use crate::service::{
     DEFAULT_LIMIT, DetectionRoot, ManagerChoice, ServiceManager, ServiceName, Status, Trace, start_limit,
-    stop_limit,
 };
 use crate::tools::Tools;
+
+use owed::{start_owed, stop_what_has_ended};
 
 /// How long services are still brought up once the agent is to end.
 const GRACE: Duration = Duration::from_secs(60);
@@ -197,46 +200,7 @@ async fn start_services(
     for service in &attempt.services {
         start_service(&app, service, attempt, manager, &environment, &Trace::new(&attempt.mark, note)).await;
     }
-    start_owed(record, attempt, manager, note).await;
-}
-
-/// What went down with the services. Not targets: at a boot they wait for the agent to be ready, and so would the agent
-/// for them; the deploy that runs again sees to them.
-async fn start_owed(
-    record: &Mutex<Record>,
-    attempt: &InProgress,
-    manager: &dyn ServiceManager,
-    note: &(dyn Fn(Running) + Send + Sync),
-) {
-    let (app, owed) = {
-        let record = lock(record);
-        (record.app.clone(), record.owed.clone())
-    };
-    let mut left = Vec::new();
-    for service in owed {
-        if !service.is_target() {
-            start_service(&app, &service, attempt, manager, &[], &Trace::new(&attempt.mark, note)).await;
-        }
-        if !is_up(manager, &service).await {
-            left.push(service);
-        }
-    }
-    lock(record).owed = left;
-}
-
-async fn is_up(manager: &dyn ServiceManager, service: &ServiceName) -> bool {
-    let look = timeout(LOOK, manager.status(service)).await;
-    matches!(look, Ok(Ok(Status::Running { .. } | Status::Completed | Status::Unclear)))
-}
-
-/// A start does nothing to what counts as up without a process.
-async fn stop_first(app: &AppName, service: &ServiceName, manager: &dyn ServiceManager, trace: &Trace<'_>) {
-    let limit = stop_limit(manager, service, None).await.unwrap_or(DEFAULT_LIMIT);
-    match timeout(limit, manager.stop(service, trace)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%app, %service, %error, "cannot stop a service whose process has ended"),
-        Err(_) => warn!(%app, %service, "stopping a service whose process has ended takes too long"),
-    }
+    start_owed(record, attempt, manager, &Trace::new(&attempt.mark, note)).await;
 }
 
 async fn start_service(
@@ -248,11 +212,10 @@ async fn start_service(
     trace: &Trace<'_>,
 ) {
     // A start of what is up could make it run twice, where the manager does not see to that.
-    match timeout(LOOK, manager.status(service)).await {
-        Ok(Ok(Status::Running { .. } | Status::Completed)) => return,
-        Ok(Ok(Status::Ended | Status::Unclear)) => stop_first(app, service, manager, trace).await,
-        _ => {}
+    if let Ok(Ok(Status::Running { .. } | Status::Completed)) = timeout(LOOK, manager.status(service)).await {
+        return;
     }
+    stop_what_has_ended(app, service, manager, trace).await;
     let sha = &attempt.revision.commit;
     let limit = start_limit(manager, service, attempt.rescue.start_timeout).await.unwrap_or(DEFAULT_LIMIT);
     match timeout(limit, manager.start(service, environment, trace)).await {

@@ -47,9 +47,6 @@ pub struct Record {
     #[serde(default)]
     /// The attempt in progress.
     pub attempt: Option<InProgress>,
-    /// Units that went down with the services, and are still to be started again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) owed: Vec<ServiceName>,
     /// The greatest date of a push that was taken.
     #[serde(with = "super::time::optional", default)]
     pub(super) high: Option<SystemTime>,
@@ -67,6 +64,9 @@ pub struct Record {
     #[serde(default)]
     /// The last outcomes, the oldest first.
     pub outcomes: VecDeque<Entry>,
+    /// Units that went down with the services, and are still to be started again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) owed: Vec<ServiceName>,
 }
 
 /// The revision that the app shall run.
@@ -149,13 +149,13 @@ impl Record {
             deployed: None,
             last_good: None,
             attempt: None,
-            owed: Vec::new(),
             high: None,
             seen: VecDeque::new(),
             forgotten: None,
             redeliveries: Vec::new(),
             superseded: 0,
             outcomes: VecDeque::new(),
+            owed: Vec::new(),
         }
     }
 

@@ -24,7 +24,7 @@ struct Host {
 
 impl Host {
     /// `settings` are those of the app beside its repository and branch.
-    async fn new(app: &'static str, port: u16, settings: &str) -> Self {
+    fn new(app: &'static str, port: u16, settings: &str) -> Self {
         must_be_inside();
         let broker = Command::new("mosquitto").args(["-p", &port.to_string()]).spawn().unwrap();
         let host = Self { app, port, broker: Some(Broker(broker)) };
@@ -138,9 +138,11 @@ async fn case_what_stops_with_a_service_is_started_again() {
     unit("needs-wanted", SLEEPS);
     start(&hello).await;
     let needing = ["needs-requires", "needs-binds", "needs-part", "needs-indirectly", "needs-target.target"];
-    needing.iter().for_each(|unit| systemctl(&["start", unit]));
+    for unit in needing {
+        systemctl(&["start", unit]);
+    }
     systemctl(&["stop", "needs-wanted"]);
-    let host = Host::new("needed-app", 18841, "service: needed").await;
+    let host = Host::new("needed-app", 18841, "service: needed");
     host.deploys("deployed");
     for unit in needing {
         host.until(unit, || is_active(unit));
@@ -164,7 +166,7 @@ async fn case_what_does_not_start_again_is_a_failure_and_started_by_the_next_dep
     start(&hello).await;
     start(&leans).await;
     fs::write("/run/leans-fails", "").unwrap();
-    let host = Host::new("leaned-on-app", 18842, "service: leaned-on").await;
+    let host = Host::new("leaned-on-app", 18842, "service: leaned-on");
     host.deploys("failed");
     let history = Command::new(HELPER).args(["history", "--state-dir", "/var/lib/leaned-on-app"]).output();
     let history = String::from_utf8(history.unwrap().stdout).unwrap();
@@ -188,7 +190,7 @@ async fn case_what_stopped_with_a_service_is_started_after_a_kill() {
     start(&hello).await;
     start(&beside).await;
     let update = "update: {command: [sh, -c, \"touch /run/struck-update; exec sleep infinity\"]}";
-    let host = Host::new("struck-app", 18843, &format!("service: struck, {update}")).await;
+    let host = Host::new("struck-app", 18843, &format!("service: struck, {update}"));
     systemctl(&["start", &host.agent()]);
     host.push(COMMIT);
     host.until("the update", || Path::new("/run/struck-update").exists());
@@ -206,7 +208,7 @@ async fn case_a_daemon_that_died_is_started_after_a_kill_although_its_unit_remai
     let mortal = unit("mortal", &format!("[Service]\nType=forking\nRemainAfterExit=yes\n{forks}"));
     start(&mortal).await;
     let check = "check: {command: [sh, -c, \"touch /run/mortal-check; exec sleep infinity\"]}";
-    let host = Host::new("mortal-app", 18848, &format!("service: mortal, {check}")).await;
+    let host = Host::new("mortal-app", 18848, &format!("service: mortal, {check}"));
     systemctl(&["start", &host.agent()]);
     host.push(COMMIT);
     host.until("the check", || Path::new("/run/mortal-check").exists());
@@ -246,8 +248,7 @@ fn running(name: &str) -> String {
 async fn case_what_a_socket_starts_in_mid_update_does_not_keep_the_old_code() {
     let service = activated("socketed", 18851);
     start(&service).await;
-    let host =
-        Host::new("socketed-app", 18844, &format!("service: socketed, {}", update("socketed", 18851))).await;
+    let host = Host::new("socketed-app", 18844, &format!("service: socketed, {}", update("socketed", 18851)));
     host.deploys("deployed");
     host.until("the code", || running("socketed") == "new");
     assert!(host.log().contains("socketed.socket"), "systemctl names it: {}", host.log());
@@ -266,7 +267,7 @@ async fn case_a_second_service_does_not_keep_the_old_code_either_and_is_started_
     }
     fs::remove_file("/run/pulled.starts").unwrap();
     let services = "services: [first, pulled, second]";
-    let host = Host::new("second-app", 18849, &format!("{services}, {}", update("second", 18853))).await;
+    let host = Host::new("second-app", 18849, &format!("{services}, {}", update("second", 18853)));
     host.deploys("deployed");
     host.until("the code", || running("second") == "new");
     assert!(host.log().contains("stopping it again"), "{}", host.log());
@@ -279,7 +280,7 @@ async fn case_a_socket_that_is_listed_first_keeps_others_out() {
     let service = activated("guarded", 18852);
     start(&service).await;
     let services = "services: [guarded.socket, guarded]";
-    let host = Host::new("guarded-app", 18845, &format!("{services}, {}", update("guarded", 18852))).await;
+    let host = Host::new("guarded-app", 18845, &format!("{services}, {}", update("guarded", 18852)));
     host.deploys("deployed");
     host.until("the code", || running("guarded") == "new");
     assert!(is_active("guarded.socket"));
@@ -295,7 +296,7 @@ async fn case_a_unit_file_that_was_not_read_again_is_warned_of() {
     let refers = unit("refers", &format!("[Unit]\nWants=changed.service\n{SLEEPS}"));
     start(&refers).await;
     let update = "update: {command: [sh, -c, \"echo '# new' >> /etc/systemd/system/changed.service\"]}";
-    let host = Host::new("changed-app", 18846, &format!("service: changed, {update}")).await;
+    let host = Host::new("changed-app", 18846, &format!("service: changed, {update}"));
     host.deploys("deployed");
     let said = host.log();
     let warning = said.lines().find(|line| line.contains("changed on disk"));
@@ -308,7 +309,7 @@ async fn case_a_daemon_that_died_is_no_success_because_its_unit_remains() {
     // One that forks leaves nothing to wait for: it has ended when its start has.
     let remains = unit("outlived", "[Service]\nType=forking\nRemainAfterExit=yes\nExecStart=true\n");
     start(&remains).await;
-    let host = Host::new("outlived-app", 18847, "service: outlived").await;
+    let host = Host::new("outlived-app", 18847, "service: outlived");
     host.deploys("failed");
     assert!(host.log().contains("its process ended"), "{}", host.log());
 }
