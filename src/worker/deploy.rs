@@ -248,7 +248,7 @@ impl Deploy<'_> {
     fn warn_of_unclear(&self, looks: &[Result<Status, String>]) {
         for (service, look) in self.app.services.iter().zip(looks) {
             if matches!(look, Ok(Status::Unclear)) {
-                warn!(app = %self.app.name, %service, "its init script left no process, and counts as up");
+                tracing::warn!(app = %self.app.name, %service, "its init script left no process, and counts as up");
             }
         }
     }
