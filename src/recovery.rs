@@ -1,6 +1,8 @@
 //! What comes first at a start: damaged records are set aside, and services that an interrupted deploy had stopped
 //! are started, whatever the configuration says now.
 
+mod owed;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use crate::service::{
     DEFAULT_LIMIT, DetectionRoot, ManagerChoice, ServiceManager, ServiceName, Status, Trace, start_limit,
 };
 use crate::tools::Tools;
+
+use owed::{start_owed, stop_what_has_ended};
 
 /// How long services are still brought up once the agent is to end.
 const GRACE: Duration = Duration::from_secs(60);
@@ -210,6 +214,7 @@ async fn start_services(
     for service in &attempt.services {
         is_up &= start_service(&app, service, attempt, tools.manager.as_ref(), &environment, &trace).await;
     }
+    is_up &= start_owed(&record, attempt, tools.manager.as_ref(), &trace).await;
     (record.into_inner().unwrap_or_else(PoisonError::into_inner), is_up)
 }
 
@@ -225,6 +230,7 @@ async fn start_service(
     if let Ok(Ok(Status::Running { .. } | Status::Completed)) = timeout(LOOK, manager.status(service)).await {
         return true;
     }
+    stop_what_has_ended(app, service, manager, trace).await;
     let sha = &attempt.revision.commit;
     let limit = start_limit(manager, service, attempt.rescue.start_timeout).await.unwrap_or(DEFAULT_LIMIT);
     match timeout(limit, manager.start(service, environment, trace)).await {

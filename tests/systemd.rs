@@ -13,12 +13,15 @@
 mod agent;
 #[path = "support/container.rs"]
 mod container;
+#[path = "systemd/deploys.rs"]
+mod deploys;
 #[path = "systemd/relay.rs"]
 mod relay;
 #[path = "systemd/transient.rs"]
 mod transient;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -134,6 +137,10 @@ async fn case_a_simple_unit_starts_and_stops() {
     let first = incarnation(&api).await;
     start(&api).await;
     assert_eq!(incarnation(&api).await, first, "a start of what runs is none");
+    let mark = Mark::random();
+    Systemd::new().start_anew(&api, &[], &Trace::unnoted(&mark)).await.unwrap();
+    assert_ne!(incarnation(&api).await, first, "others have started it");
+    let first = incarnation(&api).await;
     Systemd::new().stop(&api, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(status(&api).await, Status::Stopped);
     start(&api).await;
@@ -281,6 +288,10 @@ async fn case_limits_are_the_units_own() {
     let patient = unit("patient", &format!("[Service]\nExecStart=sleep infinity\n{limits}"));
     let expected = Limits { stop: None, start: Some(Duration::from_millis(90_500)) };
     assert_eq!(Systemd::new().limits(&patient).await.unwrap(), expected);
+    let commands = "ExecStartPre=true\nExecStartPre=true\nExecStop=true\nTimeoutSec=5s\n";
+    let busy = unit("busy", &format!("[Service]\nExecStart=sleep infinity\n{commands}"));
+    let [stop, start] = [10, 15].map(|seconds| Some(Duration::from_secs(seconds)));
+    assert_eq!(Systemd::new().limits(&busy).await.unwrap(), Limits { stop, start });
 }
 
 #[tokio::test]
@@ -289,6 +300,32 @@ async fn case_a_broken_unit_file_is_told() {
     let broken = unit("broken", "[Service]\nType=banana\n");
     let Status::Failed(why) = status(&broken).await else { panic!("not failed") };
     assert!(why.contains("broken.service has a bad unit file setting"), "{why}");
+}
+
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_a_unit_that_remains_without_its_process_has_ended() {
+    let remains = unit("remains-only", "[Service]\nRemainAfterExit=yes\nExecStart=true\n");
+    start(&remains).await;
+    wait_for(&remains, |status| *status == Status::Ended).await;
+}
+
+/// systemd makes their units when it reads all units again.
+#[tokio::test]
+#[ignore = "runs inside the container"]
+async fn case_reloading_whether_an_init_script_has_a_daemon_is_not_clear() {
+    must_be_inside();
+    let header = "### BEGIN INIT INFO\n# Provides: old\n# Required-Start:\n# Required-Stop:\n# Default-Start: 2 3 4 5\n\
+                  # Default-Stop: 0 1 6\n### END INIT INFO\n";
+    let daemon = "case $1 in start) sh -c 'until test -e /run/old-may-end; do sleep 0.05; done' & ;; esac\n";
+    fs::write("/etc/init.d/old", format!("#!/bin/sh\n{header}{daemon}")).unwrap();
+    fs::set_permissions("/etc/init.d/old", fs::Permissions::from_mode(0o755)).unwrap();
+    systemctl(&["daemon-reload"]);
+    let old: ServiceName = "old".parse().unwrap();
+    start(&old).await;
+    incarnation(&old).await;
+    fs::write("/run/old-may-end", "").unwrap();
+    wait_for(&old, |status| *status == Status::Unclear).await;
 }
 
 /// As a socket or a monitor would, which knows nothing of the update.

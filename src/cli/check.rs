@@ -181,6 +181,8 @@ async fn look(
     Ok(match status.map_err(Unusable::Error)? {
         Status::Running { .. } => "running".to_owned(),
         Status::Completed => "completed (oneshot)".to_owned(),
+        Status::Ended => "its process has ended".to_owned(),
+        Status::Unclear => "up by its init script, without a process".to_owned(),
         Status::Starting => "starting".to_owned(),
         Status::Stopped => "stopped".to_owned(),
         Status::Failed(what) => format!("failed: {what}"),

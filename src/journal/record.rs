@@ -67,6 +67,9 @@ pub struct Record {
     #[serde(default)]
     /// The last outcomes, the oldest first.
     pub outcomes: VecDeque<Entry>,
+    /// Units that went down with the services, and are still to be started again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) owed: Vec<ServiceName>,
 }
 
 /// The revision that the app shall run.
@@ -156,6 +159,7 @@ impl Record {
             redeliveries: Vec::new(),
             superseded: 0,
             outcomes: VecDeque::new(),
+            owed: Vec::new(),
         }
     }
 

@@ -296,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_owed_a_start_is_kept_and_a_record_without_it_is_read() {
+        let (_dir, store) = store();
+        let mut record = Record::for_test("api", "o/r");
+        for owed in [vec!["front.service".parse().unwrap()], Vec::new()] {
+            record.owed = owed;
+            store.write(&record).unwrap();
+            let text = fs::read_to_string(store.file(&record.app)).unwrap();
+            assert_eq!(text.contains("owed"), !record.owed.is_empty());
+            assert_eq!(store.read_all().unwrap().0, [record.clone()]);
+        }
+    }
+
+    #[test]
     fn files_set_aside_are_kept_and_not_read() {
         let (_dir, store) = store();
         let record = Record::for_test("api", "o/r");

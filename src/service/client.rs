@@ -106,27 +106,49 @@ where
     Ok(Finished { command: display(argv), status, output })
 }
 
-/// Standard output and error share one pipe, so that their lines keep their order.
-fn spawn<'a>(
-    argv: &[&str],
-    environment: impl Iterator<Item = (&'a str, &'a str)>,
-) -> io::Result<(Child, pipe::Receiver)> {
+/// Runs `argv` for all that it answers, which may be more than [`run`] keeps.
+pub(super) async fn ask(argv: &[&str]) -> Result<String, ServiceError> {
+    let cannot_run = |source| ServiceError::Spawn { command: display(argv), source };
+    let mut command = command(argv, UNTRANSLATED.into_iter()).map_err(cannot_run)?;
+    let answered = command.output().await.map_err(cannot_run)?;
+    if answered.status.success() {
+        return Ok(String::from_utf8_lossy(&answered.stdout).into_owned());
+    }
+    let output = lines_of(&answered.stderr);
+    Err(ServiceError::Failed { command: display(argv), status: answered.status.to_string(), output })
+}
+
+/// What of it may be logged.
+pub(super) fn lines_of(output: &[u8]) -> Vec<String> {
+    let mut tail = Tail::default();
+    tail.push(output);
+    tail.into_lines()
+}
+
+fn command<'a>(argv: &[&str], environment: impl Iterator<Item = (&'a str, &'a str)>) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let (reader, writer) = io::pipe()?;
     let mut command = Command::new(program);
     command
         .args(arguments)
         .envs(environment)
         .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
         // A ^C meant for the agent must not end the start of a service.
         .process_group(0)
         .kill_on_drop(true);
     for name in NOT_INHERITED {
         command.env_remove(name);
     }
-    let child = command.spawn()?;
+    Ok(command)
+}
+
+/// Standard output and error share one pipe, so that their lines keep their order.
+fn spawn<'a>(
+    argv: &[&str],
+    environment: impl Iterator<Item = (&'a str, &'a str)>,
+) -> io::Result<(Child, pipe::Receiver)> {
+    let (reader, writer) = io::pipe()?;
+    let mut command = command(argv, environment)?;
+    let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
     Ok((child, pipe::Receiver::from_owned_fd(reader.into())?))
 }
 
@@ -169,6 +191,14 @@ mod tests {
         let error = finished.into_failure().to_string();
         let command = "sh -c 'echo one; echo two >&2; echo three; exit 3'";
         assert_eq!(error, format!("`{command}` failed (exit status: 3): one | two | three"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_and_without_what_is_said_beside_it() {
+        let answer = ask(&["sh", "-c", "seq 30; printf '%2000d\\n' 7; echo no >&2"]).await.unwrap();
+        assert_eq!((answer.lines().count(), answer.lines().last().unwrap().len()), (31, 2000));
+        let error = ask(&["sh", "-c", "echo half; echo no >&2; exit 4"]).await.unwrap_err().to_string();
+        assert!(error.ends_with("exit 4'` failed (exit status: 4): no"), "{error}");
     }
 
     #[tokio::test]

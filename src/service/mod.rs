@@ -4,10 +4,12 @@
 
 mod client;
 mod custom;
+mod dependents;
 mod detect;
 mod limit;
 mod span;
 mod systemd;
+mod timeouts;
 mod trace;
 mod unit;
 mod upstart;
@@ -48,6 +50,37 @@ pub trait ServiceManager: Send + Sync {
         trace: &'a Trace<'a>,
     ) -> Answer<'a, ()>;
 
+    /// Starts a service that was stopped: one that others have started since is stopped once more before that, as it may
+    /// run what was there before an update.
+    fn start_anew<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        environment: &'a [(String, String)],
+        trace: &'a Trace<'a>,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            if self.status(service).await?.is_started() {
+                self.stop(service, trace).await?;
+            }
+            self.start(service, environment, trace).await
+        })
+    }
+
+    /// What goes down when `services` are stopped, although nobody asks for it: the units that need them and are up now.
+    /// With those of `owed`, which went down so before, that still can be started.
+    fn dependents<'a>(
+        &'a self,
+        _services: &'a [ServiceName],
+        _owed: &'a [ServiceName],
+    ) -> Answer<'a, Vec<ServiceName>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Starts one of the [`Self::dependents`].
+    fn start_again<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        self.start(service, &[], trace)
+    }
+
     /// What the service is doing now.
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status>;
 
@@ -69,6 +102,11 @@ impl ServiceName {
     /// The name without the `.service` that systemd lets one leave out: equal for names of one service.
     pub fn key(&self) -> &str {
         self.0.strip_suffix(".service").unwrap_or(&self.0)
+    }
+
+    /// A target of systemd, which does nothing itself.
+    pub(crate) fn is_target(&self) -> bool {
+        self.0.ends_with(".target")
     }
 }
 
@@ -120,19 +158,31 @@ impl FromStr for ServiceName {
 pub enum Status {
     /// Up. The incarnation differs after every start; `None` where the manager has no such thing.
     Running {
-        /// systemd: the unit's `InvocationID`; upstart: the process id.
+        /// systemd: the unit's `InvocationID`, before 232 when it became active; upstart: the process id.
         incarnation: Option<String>,
     },
     /// On its way up, or waiting to be restarted after it died.
     Starting,
     /// A oneshot unit that did its work.
     Completed,
+    /// The manager counts it as up, but its process has ended: a start would do nothing.
+    Ended,
+    /// The manager counts it as up, but it has no process, and whether it should have one nobody can tell: a script of
+    /// the old init may only have set something up.
+    Unclear,
     /// Down, without a failure.
     Stopped,
     /// Down after a failure, with what the manager says of it.
     Failed(String),
     /// The manager knows no such service.
     NotFound,
+}
+
+impl Status {
+    /// A start would do nothing to it, or is under way.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Starting | Self::Ended | Self::Unclear)
+    }
 }
 
 /// How long a service may take by its own configuration. `None`: not known, or no limit.

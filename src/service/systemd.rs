@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::client::{Finished, UNTRANSLATED, run};
+use tracing::{info, warn};
+
+use super::client::{Finished, UNTRANSLATED, ask, display, lines_of, run};
+use super::dependents::{self, Walk};
 use super::unit::{PROPERTIES, Unit};
-use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace};
+use super::{Answer, Limits, ServiceError, ServiceManager, ServiceName, Status, Trace, timeouts};
 
 /// Stops and starts units of the system's systemd. Environment reaches them by a file that they name, not by this.
 #[derive(Debug)]
@@ -46,19 +49,60 @@ impl Systemd {
     async fn stop_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
         self.completed().remove(service);
         let finished = self.systemctl("stop", service).await?;
-        if finished.success() { Ok(()) } else { Err(self.explain(service, finished).await) }
-    }
-
-    async fn start_unit(&self, service: &ServiceName) -> Result<(), ServiceError> {
-        self.completed().remove(service);
-        // Fails for a unit that is not loaded, which has nothing to reset.
-        self.systemctl("reset-failed", service).await?;
-        let finished = self.systemctl("start", service).await?;
         if !finished.success() {
             return Err(self.explain(service, finished).await);
         }
+        if !finished.output.is_empty() {
+            // That a socket could start it again, which is told when that happens.
+            info!(%service, said = finished.output.join(" | "), "systemctl has something to say of the stop");
+        }
+        Ok(())
+    }
+
+    /// Starts it, or with another verb something of that kind.
+    async fn bring_up(&self, verb: &str, service: &ServiceName) -> Result<(), ServiceError> {
+        self.completed().remove(service);
+        // Fails for a unit that is not loaded, which has nothing to reset.
+        self.systemctl("reset-failed", service).await?;
+        let finished = self.systemctl(verb, service).await?;
+        if !finished.success() {
+            return Err(self.explain(service, finished).await);
+        }
+        if !finished.output.is_empty() {
+            // That its file changed and was not read again, say.
+            warn!(%service, said = finished.output.join(" | "), "systemctl warns of the start");
+        }
         self.completed().insert(service.clone());
         Ok(())
+    }
+
+    /// By itself: a start as one knows it would also start what the target wants and somebody has stopped. Not waited for,
+    /// as that could be for anything that is ordered before it.
+    async fn start_target(&self, target: &ServiceName) -> Result<(), ServiceError> {
+        let alone = ["--no-block", "--job-mode=ignore-requirements"];
+        let argv = [&self.program, "start", alone[0], alone[1], "--", target.as_str()];
+        let finished = run(&argv, &UNTRANSLATED, None).await?;
+        if finished.success() { Ok(()) } else { Err(finished.into_failure()) }
+    }
+
+    async fn dependents_of(
+        &self,
+        services: &[ServiceName],
+        owed: &[ServiceName],
+    ) -> Result<Vec<ServiceName>, ServiceError> {
+        let asked: Vec<_> = services.iter().chain(owed).map(ServiceName::as_str).collect();
+        let mut walk = Walk::default();
+        let mut next = walk.begin(&self.show_dependents(&asked).await?, services.len());
+        while !next.is_empty() {
+            let asked: Vec<_> = next.iter().map(String::as_str).collect();
+            next = walk.go_on(&self.show_dependents(&asked).await?);
+        }
+        Ok(walk.into_found())
+    }
+
+    async fn show_dependents(&self, units: &[&str]) -> Result<String, ServiceError> {
+        let argv = [&self.program, "show", "--property", dependents::PROPERTIES, "--"];
+        ask(&[&argv, units].concat()).await
     }
 
     async fn status_of(&self, service: &ServiceName) -> Result<Status, ServiceError> {
@@ -109,7 +153,33 @@ impl ServiceManager for Systemd {
         _: &'a [(String, String)],
         _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
-        Box::pin(self.start_unit(service))
+        Box::pin(self.bring_up("start", service))
+    }
+
+    /// A restart is a start of what is down: no look is needed.
+    fn start_anew<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        _: &'a [(String, String)],
+        _: &'a Trace<'a>,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.bring_up("restart", service))
+    }
+
+    fn dependents<'a>(
+        &'a self,
+        services: &'a [ServiceName],
+        owed: &'a [ServiceName],
+    ) -> Answer<'a, Vec<ServiceName>> {
+        Box::pin(self.dependents_of(services, owed))
+    }
+
+    fn start_again<'a>(&'a self, service: &'a ServiceName, trace: &'a Trace<'a>) -> Answer<'a, ()> {
+        if service.is_target() {
+            Box::pin(self.start_target(service))
+        } else {
+            self.start(service, &[], trace)
+        }
     }
 
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
@@ -118,8 +188,13 @@ impl ServiceManager for Systemd {
 
     fn limits<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Limits> {
         Box::pin(async move {
-            let unit = self.show(service).await?;
-            unit.limits().ok_or_else(|| unit.into_misunderstanding(service))
+            let argv = [&self.program, "show", "--property", timeouts::PROPERTIES, "--", service.as_str()];
+            let answer = ask(&argv).await?;
+            timeouts::parse(&answer).ok_or_else(|| misunderstanding(&argv, &answer))
         })
     }
+}
+
+fn misunderstanding(argv: &[&str], answer: &str) -> ServiceError {
+    ServiceError::Answer { command: display(argv), answer: lines_of(answer.as_bytes()).join(" | ") }
 }

@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::{Limits, ServiceError, ServiceName, Status, span};
+use super::{ServiceError, ServiceName, Status};
 
 /// The properties to ask for: fewer lines than the client keeps.
 pub(super) const PROPERTIES: &str = "LoadState,LoadError,ActiveState,SubState,Type,RemainAfterExit,InvocationID,\
-                                     Result,ExecMainCode,ExecMainStatus,TimeoutStopUSec,TimeoutStartUSec";
+                                     Result,ExecMainCode,ExecMainStatus,SourcePath,GuessMainPID,NRestarts,\
+                                     ActiveEnterTimestampMonotonic,ExecMainStartTimestampMonotonic";
+/// Where init scripts are; the second is Red Hat's.
+const INIT_SCRIPTS: [&str; 2] = ["/etc/init.d/", "/etc/rc.d/init.d/"];
+/// What tells two runs of a unit apart where systemd has no `InvocationID` (before 232).
+const SINCE: [&str; 3] = ["ActiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic", "NRestarts"];
 
 /// The answer of `systemctl show`.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ impl Unit {
             _ => {}
         }
         Some(match self.get("ActiveState") {
-            "active" if self.get("SubState") == "exited" => Status::Completed,
+            "active" if self.get("SubState") == "exited" => self.exited(),
             "active" | "reloading" | "refreshing" => Status::Running { incarnation: self.incarnation() },
             "activating" => Status::Starting,
             // On its way down, by a stop or because it died: it is no longer what was started.
@@ -56,8 +61,29 @@ impl Unit {
         goes_down && self.get("Result") == "success" && (completed || ran)
     }
 
+    /// Active, but without a process.
+    fn exited(&self) -> Status {
+        match self.get("Type") {
+            "oneshot" => Status::Completed,
+            _ if self.is_init_script() => Status::Unclear,
+            _ => Status::Ended,
+        }
+    }
+
+    /// As systemd runs it by default: with no notion of which process is its daemon, or whether it has one.
+    fn is_init_script(&self) -> bool {
+        let source = self.get("SourcePath");
+        self.get("GuessMainPID") == "no" && INIT_SCRIPTS.iter().any(|place| source.starts_with(place))
+    }
+
     fn incarnation(&self) -> Option<String> {
-        Some(self.get("InvocationID").to_owned()).filter(|id| !id.is_empty())
+        let id = self.get("InvocationID");
+        if !id.is_empty() {
+            return Some(id.to_owned());
+        }
+        let since = SINCE.map(|key| self.get(key)).join("/");
+        // Nothing that happened, nothing that systemd knows.
+        since.contains(|c| !matches!(c, '0' | '/')).then_some(since)
     }
 
     /// Only these results are about how the main process ended; with others its status may be of an earlier run.
@@ -76,14 +102,6 @@ impl Unit {
         format!("LoadState={}: {message} See `systemd-analyze verify`.", self.get("LoadState"))
     }
 
-    /// None when a time span is not understood. Units that are no services have none.
-    pub(super) fn limits(&self) -> Option<Limits> {
-        Some(Limits {
-            stop: span::parse(self.get("TimeoutStopUSec")).ok()?,
-            start: span::parse(self.get("TimeoutStartUSec")).ok()?,
-        })
-    }
-
     pub(super) fn into_misunderstanding(self, service: &ServiceName) -> ServiceError {
         let mut properties: Vec<String> =
             self.0.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -93,10 +111,8 @@ impl Unit {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// An answer of systemd 252, kept whole.
@@ -169,12 +185,32 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_the_units_own() {
-        let limits = unit!("timeouts").limits().unwrap();
-        assert_eq!(limits, Limits { stop: None, start: Some(Duration::from_millis(90_500)) });
-        let limits = unit!("oneshot-done").limits().unwrap();
-        assert_eq!(limits, Limits { stop: Some(Duration::from_secs(90)), start: None });
-        assert_eq!(unit!("mount").limits().unwrap(), Limits::default());
+    fn a_unit_that_counts_as_active_without_a_process_is_no_oneshot() {
+        assert_eq!(status!("remains-without-process"), Status::Ended);
+        assert_eq!(status!("forking-remains-without-process"), Status::Ended);
+        assert_eq!(status!("init-script-without-process"), Status::Unclear);
+        let mut overridden = unit!("init-script-without-process");
+        overridden.0.insert("GuessMainPID".to_owned(), "yes".to_owned());
+        assert_eq!(overridden.status(false), Some(Status::Ended), "systemd knew its process");
+    }
+
+    #[test]
+    fn without_an_invocation_id_times_tell_two_runs_apart() {
+        let Some(Status::Running { incarnation: Some(first) }) = unit!("without-invocation-id").status(false)
+        else {
+            panic!("no incarnation")
+        };
+        for key in SINCE {
+            let mut later = unit!("without-invocation-id");
+            later.0.insert(key.to_owned(), "77".to_owned());
+            let Some(Status::Running { incarnation: Some(second) }) = later.status(false) else {
+                panic!("no incarnation")
+            };
+            assert_ne!(first, second, "{key}");
+        }
+        let mut unknown = unit!("without-invocation-id");
+        unknown.0.retain(|key, _| !SINCE.contains(&key.as_str()));
+        assert_eq!(unknown.status(false), Some(Status::Running { incarnation: None }));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! One deploy: prepare → stop → update → start → verify, each step bounded in time. Never leaves a service down
 //! on purpose: whatever fails after the first stop, the services are started again.
 
+mod dependents;
+mod meanwhile;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ pub(super) async fn deploy(
         previous: previous.as_ref(),
         shutdown,
         failures: Vec::new(),
+        stopped: false,
         cut_short: false,
     };
     deploy.run().await;
@@ -73,6 +77,8 @@ struct Deploy<'a> {
     previous: Option<&'a Revision>,
     shutdown: &'a CancellationToken,
     failures: Vec<Failure>,
+    /// Every service was stopped.
+    stopped: bool,
     /// The agent is ending, so some step was left out.
     cut_short: bool,
 }
@@ -89,16 +95,23 @@ impl Deploy<'_> {
         if !self.goes_on() {
             return;
         }
+        let owed = self.dependents().await;
+        let touch = |record: &mut Record| {
+            record.touch();
+            record.owed = owed;
+        };
         // Before the first stop, what is deployed must be forgotten.
-        if self.ledger.change(Record::touch, Machine::noted).await.is_err() {
+        if self.ledger.change(touch, Machine::noted).await.is_err() {
             self.cut_short = true;
             return;
         }
-        let updated = self.stop().await
+        self.stopped = self.stop().await;
+        let updated = self.stopped
             && self.goes_on()
             && self.command(JobStep::Update, self.app.update.as_deref(), &environment).await;
         let environment = if updated { environment } else { self.environment(self.previous) };
         self.start(&environment).await;
+        self.start_dependents().await;
         let up = self.verify().await;
         if updated && up && self.goes_on() {
             self.command(JobStep::Check, self.app.check.as_deref(), &environment).await;
@@ -149,30 +162,36 @@ impl Deploy<'_> {
                 return false;
             }
             info!(app = %self.app.name, step = "stop", service = %service, "stopping service");
-            let manager = self.context.manager.as_ref();
-            let note = self.note();
-            let trace = Trace::new(&self.attempt.mark, &note);
-            let late = late_stop(manager, service, self.app.stop_timeout, self.shutdown);
-            let stopped = unless(late, manager.stop(service, &trace)).await;
-            self.forget_running();
-            if let Err(problem) = stopped {
-                self.failures.push(service_failure(Step::Stop, service, problem));
+            if !self.stop_service(service).await {
                 return false;
             }
         }
         true
     }
 
+    async fn stop_service(&mut self, service: &ServiceName) -> bool {
+        let manager = self.context.manager.as_ref();
+        let note = self.note();
+        let trace = Trace::new(&self.attempt.mark, &note);
+        let late = late_stop(manager, service, self.app.stop_timeout, self.shutdown);
+        let stopped = unless(late, manager.stop(service, &trace)).await;
+        self.forget_running();
+        let Err(problem) = stopped else { return true };
+        self.failures.push(service_failure(Step::Stop, service, problem));
+        false
+    }
+
     /// Starts every service, even when one of them fails.
     async fn start(&mut self, environment: &[(String, String)]) {
         self.write_environment_file(environment).await;
+        self.stop_what_others_started().await;
         for service in &self.app.services {
             info!(app = %self.app.name, step = "start", service = %service, "starting service");
             let manager = self.context.manager.as_ref();
             let note = self.note();
             let trace = Trace::new(&self.attempt.mark, &note);
             let late = late_start(manager, service, self.app.start_timeout, self.shutdown);
-            let started = unless(late, manager.start(service, environment, &trace)).await;
+            let started = unless(late, self.begin_start(service, environment, &trace)).await;
             self.forget_running();
             if let Err(problem) = started {
                 self.failures.push(service_failure(Step::Start, service, problem));
@@ -208,16 +227,15 @@ impl Deploy<'_> {
     /// Sees that every service is up, and stays up in one incarnation for the settling time.
     async fn verify(&mut self) -> bool {
         let before = self.looks().await;
+        self.warn_of_unclear(&before);
         info!(app = %self.app.name, step = "verify", settle = ?self.app.settle, "services must stay up");
         self.settle().await;
         if self.app.settle.is_zero() && before.iter().all(is_up) {
             return true;
         }
         let after = self.looks().await;
-        let unstarted =
-            before.iter().any(|look| !matches!(look, Ok(Status::Running { .. } | Status::Completed)));
         // One that came up only meanwhile has not yet shown that it stays up.
-        let (before, after) = if unstarted && after.iter().all(is_up) {
+        let (before, after) = if !before.iter().all(is_up) && after.iter().all(is_up) {
             self.settle().await;
             let last = self.looks().await;
             (after, last)
@@ -234,6 +252,14 @@ impl Deploy<'_> {
         up
     }
 
+    fn warn_of_unclear(&self, looks: &[Result<Status, String>]) {
+        for (service, look) in self.app.services.iter().zip(looks) {
+            if matches!(look, Ok(Status::Unclear)) {
+                tracing::warn!(app = %self.app.name, %service, "its init script left no process, and counts as up");
+            }
+        }
+    }
+
     /// Cut short by a shutdown, it proves nothing.
     async fn settle(&mut self) {
         tokio::select! {
@@ -245,11 +271,13 @@ impl Deploy<'_> {
     async fn looks(&self) -> Vec<Result<Status, String>> {
         let mut looks = Vec::with_capacity(self.app.services.len());
         for service in &self.app.services {
-            looks.push(
-                unless(late(STATUS_TIMEOUT), self.context.manager.status(service)).await.map_err(|p| p.error),
-            );
+            looks.push(self.look(service).await);
         }
         looks
+    }
+
+    async fn look(&self, service: &ServiceName) -> Result<Status, String> {
+        unless(late(STATUS_TIMEOUT), self.context.manager.status(service)).await.map_err(|p| p.error)
     }
 }
 
@@ -289,8 +317,11 @@ fn remember(ledger: Arc<Ledger>, running: Running) {
 }
 
 fn is_up(look: &Result<Status, String>) -> bool {
-    matches!(look, Ok(Status::Running { .. } | Status::Completed))
+    matches!(look, Ok(Status::Running { .. } | Status::Completed | Status::Unclear))
 }
+
+/// Whoever meant it so is told how to say it.
+const ENDED: &str = "its process ended (one that has done its work then is Type=oneshot)";
 
 fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> Result<(), Problem> {
     let down = |what: &str| Err(Problem::plain(format!("did not stay up: {what}")));
@@ -302,7 +333,9 @@ fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> 
             }
             _ => Ok(()),
         },
-        Ok(Status::Completed) => Ok(()),
+        Ok(Status::Unclear) if matches!(before, Ok(Status::Running { .. })) => down(ENDED),
+        Ok(Status::Completed | Status::Unclear) => Ok(()),
+        Ok(Status::Ended) => down(ENDED),
         Ok(Status::Starting) => down("it is still starting, or waits to be restarted after it died"),
         Ok(Status::Stopped) => down("it is stopped"),
         Ok(Status::Failed(what)) => down(&what),

@@ -23,9 +23,10 @@ impl Worker {
     /// How long a running deploy may take to end once the agent is ending. `None`: none runs.
     pub(crate) async fn longest_end(&self) -> Option<Duration> {
         let (shared, attempt) = self.attempt()?;
+        let owed = shared.ledger.machine().record().owed.clone();
         let manager = shared.setup().context.manager.clone();
         let mut longest = LONGEST_END;
-        for service in &attempt.services {
+        for service in attempt.services.iter().chain(&owed) {
             let limit = start_limit(manager.as_ref(), service, attempt.rescue.start_timeout).await;
             longest = longest.saturating_add(limit.unwrap_or(SHUTDOWN_GRACE));
         }

@@ -51,7 +51,8 @@ pub(super) async fn unless<T>(
 
 /// Comes to its end when what begins now takes longer than that.
 pub(super) async fn late(limit: Duration) -> Problem {
-    late_since(Instant::now(), limit).await
+    sleep(limit).await;
+    Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))
 }
 
 /// Comes to its end when a stop that begins now takes too long.
@@ -64,7 +65,7 @@ pub(super) async fn late_stop(
     let begun = Instant::now();
     let limit = when_slow(configured, stop_limit(manager, service, configured));
     tokio::select! {
-        problem = async { late_since(begun, limit.await.unwrap_or(DEFAULT_LIMIT)).await } => problem,
+        problem = async { Bound::of(configured, limit.await, "stop_timeout").over(begun).await } => problem,
         problem = grace_over(shutdown) => problem,
     }
 }
@@ -84,12 +85,38 @@ pub(super) async fn late_start(
         limit = limit => limit,
         problem = &mut grace_over => return problem,
     };
-    if let Some(limit) = limit {
-        return late_since(begun, limit).await;
+    let bound = Bound::of(configured, limit, "start_timeout");
+    if limit.is_some() {
+        return bound.over(begun).await;
     }
     tokio::select! {
-        problem = late_since(begun, DEFAULT_LIMIT) => problem,
+        problem = bound.over(begun) => problem,
         problem = grace_over => problem,
+    }
+}
+
+/// How long something may take, and what to say when it takes longer.
+struct Bound {
+    limit: Duration,
+    says: String,
+}
+
+impl Bound {
+    /// `limit`: what there is of one; `key`: what the configuration calls it.
+    fn of(configured: Option<Duration>, limit: Option<Duration>, key: &str) -> Self {
+        let whose = match (configured, limit) {
+            (Some(_), _) => format!("its {key}"),
+            (None, Some(_)) => "what its unit allows, and 10 s".to_owned(),
+            (None, None) => "the default, as its own limit is none or not known".to_owned(),
+        };
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        let says = format!("took longer than {} ({whose}): raise {key}", humantime::format_duration(limit));
+        Self { limit, says }
+    }
+
+    async fn over(self, begun: Instant) -> Problem {
+        sleep(self.limit.saturating_sub(begun.elapsed())).await;
+        Problem::plain(self.says)
     }
 }
 
@@ -100,11 +127,6 @@ async fn when_slow<T>(configured: Option<Duration>, answer: impl Future<Output =
         sleep(SOON).await;
     }
     answer.await
-}
-
-async fn late_since(begun: Instant, limit: Duration) -> Problem {
-    sleep(limit.saturating_sub(begun.elapsed())).await;
-    Problem::plain(format!("took longer than {}", humantime::format_duration(limit)))
 }
 
 /// Comes to its end when the agent has been ending for too long.
@@ -191,6 +213,26 @@ mod tests {
         assert_eq!(late_after(Some(30), Some(5), NEVER).await, [5, 5]);
         assert_eq!(late_after(Some(30), None, NEVER).await, [40, 40], "its manager gives up first");
         assert_eq!(late_after(None, None, NEVER).await, [600, 600]);
+    }
+
+    #[test]
+    fn it_is_said_which_limit_it_was_and_what_to_raise() {
+        let seconds = |limit| Some(Duration::from_secs(limit));
+        for (configured, limit, says) in [
+            (seconds(60), seconds(60), "took longer than 1m (its stop_timeout): raise stop_timeout"),
+            (
+                None,
+                seconds(100),
+                "took longer than 1m 40s (what its unit allows, and 10 s): raise stop_timeout",
+            ),
+            (
+                None,
+                None,
+                "took longer than 10m (the default, as its own limit is none or not known): raise stop_timeout",
+            ),
+        ] {
+            assert_eq!(Bound::of(configured, limit, "stop_timeout").says, says);
+        }
     }
 
     #[tokio::test(start_paused = true)]

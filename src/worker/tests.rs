@@ -1,12 +1,14 @@
 //! The deploy against a service manager made of memory; the real ones are in tests/.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::outcome::Verdict;
 use crate::refs::{Branches, RefRules};
 use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 
 use super::*;
+
+mod again;
 
 /// Remembers what it was asked, and does as it is told.
 #[derive(Default)]
@@ -16,6 +18,13 @@ pub(super) struct Fake {
     hangs: Vec<&'static str>,
     /// Per service, what it answers to each look in turn; the last answer stays.
     looks: Mutex<BTreeMap<&'static str, VecDeque<Status>>>,
+    /// Stopped and not started since.
+    down: Mutex<BTreeSet<String>>,
+    /// What others start as soon as it is stopped, once each.
+    early: Mutex<BTreeSet<&'static str>>,
+    dependents: Vec<&'static str>,
+    /// Those that come up once something was stopped.
+    later: Vec<&'static str>,
     changed: Notify,
 }
 
@@ -44,6 +53,9 @@ impl Fake {
         if self.fails.contains(&call.as_str()) {
             let (status, output) = ("exit status: 1".to_owned(), vec!["it said why".to_owned()]);
             return Err(ServiceError::Failed { command: call, status, output });
+        }
+        if verb == "stop" && !self.early.lock().unwrap().remove(service.as_str()) {
+            self.down.lock().unwrap().insert(service.to_string());
         }
         Ok(())
     }
@@ -75,10 +87,28 @@ impl ServiceManager for Fake {
         _: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
         let sha = environment.iter().find(|(name, _)| name == "GITHUB_SHA").map(|(_, sha)| sha.as_str());
+        self.down.lock().unwrap().remove(service.as_str());
         Box::pin(self.act("start", service, sha))
     }
 
+    fn dependents<'a>(
+        &'a self,
+        _: &'a [ServiceName],
+        owed: &'a [ServiceName],
+    ) -> Answer<'a, Vec<ServiceName>> {
+        let later = if self.calls().is_empty() { &[][..] } else { &self.later };
+        let new = self.dependents.iter().chain(later).map(|unit| unit.parse().unwrap());
+        Box::pin(std::future::ready(Ok(owed.iter().cloned().chain(new).collect())))
+    }
+
+    fn start_again<'a>(&'a self, service: &'a ServiceName, _: &'a Trace<'a>) -> Answer<'a, ()> {
+        Box::pin(self.act("again", service, None))
+    }
+
     fn status<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Status> {
+        if self.down.lock().unwrap().contains(service.as_str()) {
+            return Box::pin(std::future::ready(Ok(Status::Stopped)));
+        }
         let mut looks = self.looks.lock().unwrap();
         let status = match looks.get_mut(service.as_str()) {
             Some(answers) if answers.len() > 1 => answers.pop_front().unwrap(),
@@ -137,6 +167,8 @@ pub(super) struct Bench {
     pub(super) shutdown: CancellationToken,
     /// The last deploy forgot what is deployed, as it must before it stops anything.
     touched: Mutex<bool>,
+    /// What earlier deploys took down and did not start again.
+    owed: Mutex<Vec<ServiceName>>,
     _state: tempfile::TempDir,
 }
 
@@ -159,13 +191,21 @@ impl Bench {
             notices: Arc::default(),
         };
         context.store.create().unwrap();
-        Self { fake, context, shutdown: CancellationToken::new(), touched: Mutex::default(), _state: state }
+        Self {
+            fake,
+            context,
+            shutdown: CancellationToken::new(),
+            touched: Mutex::default(),
+            owed: Mutex::default(),
+            _state: state,
+        }
     }
 
     /// Deploys b where a ran.
     async fn deploy(&self, app: &App) -> Outcome {
         let now = SystemTime::now();
         let mut record = Record::new(app);
+        record.owed.clone_from(&self.owed.lock().unwrap());
         for digit in ['a', 'b'] {
             record.admit(&revision(digit), false, now);
             if digit == 'a' {
@@ -177,6 +217,9 @@ impl Bench {
         let ledger = Arc::new(Ledger::new(self.context.store.clone(), record, &self.shutdown));
         let setup = Setup { app: Arc::new(app.clone()), context: Arc::new(self.context.clone()) };
         let outcome = deploy::deploy(&setup, &ledger, attempt, &self.shutdown).await;
+        // After what the deploy has begun to note.
+        ledger.change(|_| (), Machine::noted).await.unwrap();
+        self.owed.lock().unwrap().clone_from(&ledger.machine().record().owed);
         let touched = ledger.machine().record().deployed.is_none();
         *self.touched.lock().unwrap() = touched;
         outcome
@@ -308,6 +351,10 @@ async fn verification_compares_incarnations_after_settling() {
         (vec![Status::Starting, running("1"), running("1")], Ok(())),
         (vec![Status::Starting, running("1"), running("2")], Err("restarted by its service manager")),
         (vec![Status::Completed, Status::Completed], Ok(())),
+        (vec![running("1"), Status::Ended], Err("its process ended")),
+        (vec![Status::Ended, Status::Ended], Err("its process ended")),
+        (vec![running("1"), Status::Unclear], Err("its process ended")),
+        (vec![Status::Unclear, Status::Unclear], Ok(())),
         (vec![Status::Running { incarnation: None }, Status::Running { incarnation: None }], Ok(())),
         (vec![Status::NotFound, Status::NotFound], Err("no longer knows it")),
     ] {
@@ -373,17 +420,18 @@ async fn a_shutdown_waits_for_a_start_as_long_as_it_may_take() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_deploy_is_bounded_by_the_starts_of_its_services() {
-    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
+    let (hangs, dependents) = (vec!["stop api"], vec!["front"]);
+    let bench = Bench::new(Fake { hangs, dependents, ..Fake::default() });
     let start_timeout = Some(Duration::from_secs(90));
     let mut worker = bench.worker(App { start_timeout, ..app(&["proxy", "api"]) });
     assert_eq!(worker.longest_end().await, None);
     push(&worker, 'a');
     bench.fake.until_called("stop api").await;
-    assert_eq!(worker.longest_end().await, Some(Duration::from_secs(120 + 2 * 90)));
+    assert_eq!(worker.longest_end().await, Some(Duration::from_secs(120 + 3 * 90)));
     bench.shutdown.cancel();
     let begun = Instant::now();
     worker.ended().await;
-    assert!(begun.elapsed() <= Duration::from_secs(120 + 2 * 90), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= Duration::from_secs(120 + 3 * 90), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ fn a_unit_that_fails_to_start_is_told_and_can_be_mended() {
     let sha = host.push("v2");
     host.until_state("failed", &sha);
     let (step, said) = failure(&host);
-    assert!(step == "start" && said.contains("`systemctl start -- hello` failed"), "{said}");
+    assert!(step == "start" && said.contains("`systemctl restart -- hello` failed"), "{said}");
     assert!(said.contains("Result=exit-code"), "{said}");
     host.sh("rm /srv/steps/fail.start");
     host.publish(&sha);
