@@ -8,6 +8,8 @@ use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 
 use super::*;
 
+mod host;
+
 /// Remembers what it was asked, and does as it is told.
 #[derive(Default)]
 pub(super) struct Fake {
@@ -16,6 +18,8 @@ pub(super) struct Fake {
     hangs: Vec<&'static str>,
     /// Per service, what it answers to each look in turn; the last answer stays.
     looks: Mutex<BTreeMap<&'static str, VecDeque<Status>>>,
+    /// The host goes down.
+    goes_down: bool,
     changed: Notify,
 }
 
@@ -90,6 +94,10 @@ impl ServiceManager for Fake {
 
     fn limits<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, Limits> {
         Box::pin(std::future::ready(Ok(Limits::default())))
+    }
+
+    fn is_shutting_down(&self) -> Answer<'_, bool> {
+        Box::pin(std::future::ready(Ok(self.goes_down)))
     }
 }
 
