@@ -1,7 +1,8 @@
 //! How a revision is handed to an app: as environment variables named after GitHub Actions', and as a file of them.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::AppName;
@@ -35,13 +36,15 @@ pub fn environment_file(state_dir: &Path, app: &AppName) -> PathBuf {
     state_dir.join("env").join(format!("{app}.env"))
 }
 
-/// Replaces the file in one step, so that a unit never reads half of it.
+/// Replaces the file in one step, so that a unit never reads half of it. Whom it is for, systemd, reads it as root.
 pub fn write_environment_file(path: &Path, variables: &[(String, String)]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir)?;
+    DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
     let text: String = variables.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
     let temporary = path.with_extension("env.new");
-    let mut file = File::create(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
+    // Whatever the umask says, and an older file.
+    file.set_permissions(Permissions::from_mode(0o640))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -60,4 +63,19 @@ fn quoted(value: &str) -> String {
     }
     text.push('"');
     text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_not_for_everybody_whatever_the_umask_says() {
+        let state = tempfile::tempdir().unwrap();
+        let path = environment_file(state.path(), &"api".parse().unwrap());
+        write_environment_file(&path, &[("A".into(), "1".into())]).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o750, 0o640));
+    }
 }

@@ -38,6 +38,7 @@ fn unit_and_job_agree() {
     let environment = setting(&unit, "Environment", '=');
     assert_eq!(environment, setting(&job, "env", ' '));
     assert_eq!(setting(&unit, "UMask", '='), format!("0{}", setting(&job, "umask", ' ')));
+    assert_eq!(setting(&unit, "UMask", '='), "0022", "commands inherit it");
     let stop = humantime::parse_duration(setting(&unit, "TimeoutStopSec", '=')).unwrap();
     assert_eq!(stop.as_secs().to_string(), setting(&job, "kill timeout", ' '));
 }

@@ -53,9 +53,9 @@ verify() {
         fail "$PACKAGE_URL: its SHA-256 is not $PACKAGE_SHA256: nothing was installed"
 }
 
-# That of the package, or nothing.
+# That of the package, or nothing. One that was removed and left its configuration still has a version.
 installed_version() {
-    dpkg-query -W -f '${Version}' "$1" 2>/dev/null || :
+    dpkg-query -W -f '${db:Status-Abbrev}${Version}' "$1" 2>/dev/null | sed -n 's/^.i //p'
 }
 
 # apt-get takes a file since 1.1; Ubuntu 14.04 has an older one.

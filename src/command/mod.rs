@@ -118,7 +118,7 @@ impl Runner {
     /// when this process does not live to see its end.
     ///
     /// When the future is dropped, the command is ended too. What a command that succeeds leaves running is let
-    /// be, but not under systemd, where nothing outlives its unit. There a command of the same name that an
+    /// be, though nobody reads its output any more, but not under systemd, where nothing outlives its unit. There a command of the same name that an
     /// agent left behind is ended first.
     pub async fn run(
         &self,

@@ -100,12 +100,16 @@ impl Systemd {
         let stop = stop.as_millis();
         // A oneshot service starts until its command has ended.
         // --collect: what failed is forgotten, even when the agent does not live to see it.
+        // No default dependencies: a shutdown of the host would end the command before it asks the agent to end,
+        // which gives it its time, and before others stop that the agent is needed for. What a command needs is there
+        // for as long as the agent is.
         command.args([
             "--wait",
             "--pipe",
             "--collect",
             "--service-type=oneshot",
             "--property=KillMode=control-group",
+            "--property=DefaultDependencies=no",
         ]);
         command.arg("--description=Command of instance-agent");
         command.arg(format!("--property=TimeoutStartSec={start}ms"));

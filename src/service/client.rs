@@ -16,8 +16,20 @@ use crate::tail::Tail;
 
 /// How long the output may stay open after the command ended: a daemon that it started may hold it for good.
 const GRACE: Duration = Duration::from_millis(200);
-/// systemd's letters to the agent, which no program that the agent starts may answer.
-const NOT_INHERITED: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+/// systemd's letters to the agent, which no program that the agent starts may answer, and what the agent's own unit and
+/// job say of it and its memory: an app would take them for its own.
+const NOT_INHERITED: [&str; 10] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+    "STATE_DIRECTORY",
+    "SYSTEMD_EXEC_PID",
+    "MALLOC_MMAP_THRESHOLD_",
+];
 /// For programs whose words are read: systemd and upstart hand nothing of it on to the service.
 pub(super) const UNTRANSLATED: [(&str, &str); 1] = [("LC_ALL", "C")];
 
@@ -100,7 +112,8 @@ where
     }
     let status = child.wait().await.map_err(cannot_run)?;
     group.release();
-    // Running late is no error: the reader goes on, so that who holds the output never meets a broken pipe.
+    // Running late is no error: the reader goes on, so that who holds the output meets no broken pipe while the agent
+    // lives. A file would outlive the agent, but grow without end.
     let _ = tokio::time::timeout(GRACE, reading).await;
     let output = std::mem::take(&mut *tail.lock().unwrap_or_else(PoisonError::into_inner)).into_lines();
     Ok(Finished { command: display(argv), status, output })
@@ -209,10 +222,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_handed_on_and_systemds_letters_are_not() {
-        let script = "echo $A; cat; echo ${NOTIFY_SOCKET-none}";
+        let own = NOT_INHERITED.map(|name| (name, "/x"));
+        let environment = [&[("A", "1")][..], &own].concat();
         let finished =
-            run(&["sh", "-c", script], &[("A", "1"), ("NOTIFY_SOCKET", "/x")], None).await.unwrap();
-        assert_eq!(finished.output, ["1", "none"]);
+            run(&["sh", "-c", "echo $A; cat; env | grep '=/x$'"], &environment, None).await.unwrap();
+        assert_eq!(finished.output, ["1"]);
     }
 
     #[tokio::test]

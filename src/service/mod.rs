@@ -86,6 +86,11 @@ pub trait ServiceManager: Send + Sync {
 
     /// How long the service itself may take to stop and to start, where the manager knows.
     fn limits<'a>(&'a self, service: &'a ServiceName) -> Answer<'a, Limits>;
+
+    /// Whether the whole host is going down, so that nothing can be started any more; false where nobody can tell.
+    fn is_shutting_down(&self) -> Answer<'_, bool> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
 }
 
 /// The name of a service: nothing in it can be an option, a path or a second word.

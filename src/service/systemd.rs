@@ -111,6 +111,14 @@ impl Systemd {
         unit.status(completed).ok_or_else(|| unit.into_misunderstanding(service))
     }
 
+    /// `systemctl is-system-running` would say "starting" of a host that goes down before its boot is complete, as it
+    /// does when cloud-init ends with a reboot.
+    async fn host_is_shutting_down(&self) -> Result<bool, ServiceError> {
+        let argv = [&self.program, "show", "--property", "ActiveState,Job", "--", "shutdown.target"];
+        let finished = run(&argv, &UNTRANSLATED, None).await?;
+        if finished.success() { Ok(is_on_its_way(&finished.output)) } else { Err(finished.into_failure()) }
+    }
+
     /// systemctl's own words do not always tell: 5 is the exit code for a missing dependency, too, and of a service
     /// that failed they say only where to look.
     async fn explain(&self, service: &ServiceName, finished: Finished) -> ServiceError {
@@ -193,8 +201,43 @@ impl ServiceManager for Systemd {
             timeouts::parse(&answer).ok_or_else(|| misunderstanding(&argv, &answer))
         })
     }
+
+    fn is_shutting_down(&self) -> Answer<'_, bool> {
+        Box::pin(self.host_is_shutting_down())
+    }
+}
+
+/// True when the unit of this `show` is up, or has a job that nobody gives it but to start it.
+fn is_on_its_way(shown: &[String]) -> bool {
+    let properties = shown.iter().filter_map(|line| line.split_once('='));
+    properties.into_iter().any(|property| match property {
+        ("ActiveState", state) => state == "active",
+        ("Job", job) => !matches!(job, "" | "0"),
+        _ => false,
+    })
 }
 
 fn misunderstanding(argv: &[&str], answer: &str) -> ServiceError {
     ServiceError::Answer { command: display(argv), answer: lines_of(answer.as_bytes()).join(" | ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shutdown_shows_from_its_job_on() {
+        let shows =
+            |lines: &[&str]| is_on_its_way(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        assert!(shows(&["Job=815", "ActiveState=inactive"]), "it has yet to wait for others to stop");
+        assert!(shows(&["ActiveState=active"]));
+        for up in [
+            &["ActiveState=inactive"][..],
+            &["Job=0", "ActiveState=inactive"],
+            &["Job=", "ActiveState=inactive"],
+            &[],
+        ] {
+            assert!(!shows(up), "{up:?}");
+        }
+    }
 }

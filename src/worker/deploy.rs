@@ -25,7 +25,7 @@ use super::machine::Machine;
 use super::overdue::{Problem, SHUTDOWN_GRACE, late, late_start, late_stop, unless};
 use super::{Context, Setup};
 
-/// For a look at a service, or a small file.
+/// For a look at a service or the host, or a small file.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn deploy(
@@ -49,10 +49,12 @@ pub(super) async fn deploy(
     };
     deploy.run().await;
     let Deploy { failures, cut_short, .. } = deploy;
-    let verdict = match failures.first() {
-        None if !cut_short => Verdict::Deployed,
-        Some(_) if !shutdown.is_cancelled() => Verdict::Failed,
-        _ => Verdict::Interrupted,
+    let verdict = if failures.is_empty() {
+        if cut_short { Verdict::Interrupted } else { Verdict::Deployed }
+    } else if shutdown.is_cancelled() || host_goes_down(setup).await {
+        Verdict::Interrupted
+    } else {
+        Verdict::Failed
     };
     Outcome {
         app: setup.app.name.clone(),
@@ -66,6 +68,11 @@ pub(super) async fn deploy(
         started_at: attempt.started_at,
         duration: clock.elapsed(),
     }
+}
+
+/// Nothing can be started on a host that goes down, even before it asks the agent to end: no fault of the revision's.
+async fn host_goes_down(setup: &Setup) -> bool {
+    unless(late(STATUS_TIMEOUT), setup.context.manager.is_shutting_down()).await.unwrap_or(false)
 }
 
 struct Deploy<'a> {

@@ -290,8 +290,13 @@ async fn work(shared: &Shared) {
         };
         let Some(attempt) = attempt else { continue };
         let context = attempt.setup.context.clone();
-        for outcome in Box::pin(carry_out(shared, attempt)).await {
-            Box::pin(report::tell(&outcome, &context, &shared.shutdown)).await;
+        let outcomes = Box::pin(carry_out(shared, attempt)).await;
+        for outcome in &outcomes {
+            Box::pin(report::tell(outcome, &context, &shared.shutdown)).await;
+        }
+        if outcomes.iter().any(|outcome| outcome.verdict == Verdict::Interrupted) {
+            // The host may go down before it asks the agent to end: what is begun then only fails.
+            shared.shutdown.cancelled().await;
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 use super::*;
 
 mod again;
+mod host;
 
 /// Remembers what it was asked, and does as it is told.
 #[derive(Default)]
@@ -25,6 +26,8 @@ pub(super) struct Fake {
     dependents: Vec<&'static str>,
     /// Those that come up once something was stopped.
     later: Vec<&'static str>,
+    /// The host goes down.
+    goes_down: bool,
     changed: Notify,
 }
 
@@ -120,6 +123,10 @@ impl ServiceManager for Fake {
 
     fn limits<'a>(&'a self, _: &'a ServiceName) -> Answer<'a, Limits> {
         Box::pin(std::future::ready(Ok(Limits::default())))
+    }
+
+    fn is_shutting_down(&self) -> Answer<'_, bool> {
+        Box::pin(std::future::ready(Ok(self.goes_down)))
     }
 }
 

@@ -170,10 +170,20 @@ impl Host {
         self.systemctl(&format!("show -P {name} {unit}"))
     }
 
-    /// Waits for a line of the agent's with this in it.
+    /// Waits for a line of the agent's with this in it. Read from outside: what looks inside while the host goes down
+    /// for good would be stopped with everything there, and hold up the end.
     #[track_caller]
     pub(crate) fn until_logged(&self, part: &str) {
-        self.until(part, &format!("journalctl -u instance-agent -o cat | grep -qF -e '{part}'"));
+        let root = format!("--root={}", self.path("").display());
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = Command::new("journalctl").args([&root, "-u", "instance-agent", "-o", "cat"]).output();
+            if String::from_utf8_lossy(&log.expect("running journalctl").stdout).contains(part) {
+                return;
+            }
+            assert!(Instant::now() < end, "never: {part}\n{}", self.told());
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// Adds a unit.
@@ -190,7 +200,16 @@ impl Host {
 
     /// As an operator does it. Returns when the host is up again.
     pub(crate) fn reboot(&mut self) {
-        self.container.reboot();
+        self.begin_reboot();
+        self.until_rebooted();
+    }
+
+    pub(crate) fn begin_reboot(&self) {
+        self.container.begin_reboot();
+    }
+
+    pub(crate) fn until_rebooted(&mut self) {
+        self.container.until_rebooted();
         self.until(
             "the boot is complete",
             "systemctl is-system-running --wait | grep -qE 'running|degraded'",

@@ -54,6 +54,11 @@ fn the_bootstrap_script_makes_an_instance_that_deploys() {
     let said = host.sh(&script);
     assert!(said.contains("this version is installed already") && !said.contains("wrote"), "{said}");
     assert_eq!(host.property("InvocationID", "instance-agent"), agent, "it was started again for nothing");
+    // dpkg keeps the version of a removed package in mind.
+    host.sh("apt-get remove -q -y instance-agent");
+    let said = host.sh(&script);
+    assert!(said.ends_with("instance-agent: done"), "{said}");
+    host.until_subscribed();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The agent is stopped, killed or upgraded in each step of a deploy: never are two of a kind at work, never is the
 //! service left down, and the deploy is made in the end.
 
-use crate::ALL_STEPS;
 use crate::host::Host;
+use crate::{ALL_STEPS, HELLO};
 
 const STEPS: [&str; 5] = ["prepare", "stop", "update", "start", "check"];
 
@@ -82,4 +82,26 @@ fn the_package_is_upgraded_in_mid_deploy() {
         assert_ended_well(&host, &format!("after-{step}"), &later);
         assert_eq!(host.property("ActiveState", "instance-agent"), "active");
     }
+}
+
+#[test]
+#[ignore = "needs the .deb: run `make test-systemd`"]
+fn the_agent_is_upgraded_by_a_deploy() {
+    let host = Host::unconfigured();
+    let upgrade =
+        format!("apt-get, install, -q, -y, --no-install-recommends, {}", host.newer_package(0).display());
+    let switch = "/usr/local/bin/switch-hello], user: deploy";
+    assert!(HELLO.contains(switch));
+    host.configure(&HELLO.replace(switch, &format!("{upgrade}]")));
+    host.systemctl("start instance-agent");
+    host.until_subscribed();
+    let agent = host.property("InvocationID", "instance-agent");
+    let sha = host.push("v2");
+    host.until_logged(&format!("deploy interrupted by shutdown app=hello sha={sha}"));
+    host.until_state("deployed", &sha);
+    let package = host.sh("dpkg-query -W -f '${Status} ${Version}' instance-agent; dpkg --audit");
+    assert_eq!(package, "install ok installed 99.0");
+    assert_ne!(host.property("InvocationID", "instance-agent"), agent, "the old one still runs");
+    let history = host.sh("instance-agent history");
+    assert!(!history.contains("failed"), "{history}");
 }

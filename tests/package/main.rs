@@ -8,6 +8,7 @@ mod deploys;
 mod host;
 mod installed;
 mod interrupted;
+mod manager;
 mod reboot;
 mod tarball;
 mod trouble;

@@ -26,6 +26,7 @@ impl Host {
         host.program("getent", "exit 2");
         host.program("invoke-rc.d", "");
         host.program("deb-systemd-invoke", "");
+        host.program("systemd-run", "");
         // Without the owner, whom only root can give.
         host.program("install", "for last; do :; done; mkdir -p \"$last\"");
         host
@@ -50,7 +51,7 @@ impl Host {
     fn run(&self, script: &str, arguments: &[&str]) -> Vec<String> {
         let root = self.0.path().display().to_string();
         let mut text = read(format!("deb/{script}"));
-        for directory in ["/etc/", "/run/", "/var/"] {
+        for directory in ["/etc/", "/proc/", "/run/", "/var/"] {
             text = text.replace(&format!(" {directory}"), &format!(" {root}{directory}"));
             text = text.replace(&format!("={directory}"), &format!("={root}{directory}"));
         }
@@ -63,7 +64,7 @@ impl Host {
             .unwrap();
         assert!(output.status.success(), "{script} {arguments:?}: {output:?}");
         let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();
-        let acts = ["invoke-rc.d ", "deb-systemd-invoke ", "groupadd ", "systemctl --system"];
+        let acts = ["invoke-rc.d ", "deb-systemd-invoke ", "groupadd ", "systemctl --system", "systemd-run "];
         calls.lines().filter(|call| acts.iter().any(|act| call.starts_with(act))).map(str::to_owned).collect()
     }
 }
@@ -146,4 +147,27 @@ fn under_systemd_the_unit_is_started_and_restarted_and_may_fail() {
     assert_eq!(host.run("postinst", &["configure", "0.1.0"]), [reload, &restart]);
     assert_eq!(host.run("prerm", &["remove"]), [format!("deb-systemd-invoke stop {unit}")]);
     assert_eq!(host.run("postrm", &["purge"]), [reload]);
+}
+
+/// The agent's end waits for the command of a deploy, and would for a script in it that waits for the agent's.
+#[test]
+fn in_a_deploy_nobody_waits_for_the_agent() {
+    let host = Host::new("exit 1", "echo 'systemd 252'");
+    for directory in ["run/systemd/system", "proc/self"] {
+        fs::create_dir_all(host.path(directory)).unwrap();
+    }
+    host.program("getent", "");
+    let waits = "deb-systemd-invoke restart instance-agent.service";
+    let not = format!("systemd-run --quiet --no-block /bin/sh -c {waits} || :");
+    for (cgroup, call) in [
+        ("0::/system.slice/instance-agent-update-web.service", not.as_str()),
+        ("12:cpu:/\n1:name=systemd:/system.slice/instance-agent-update-web.scope/x", &not),
+        ("0::/system.slice/instance-agent.service", &not),
+        ("0::/system.slice/apt-daily-upgrade.service", waits),
+        ("0::/system.slice/my-instance-agent.service", waits),
+        ("0::/user.slice/user-0.slice/session-1.scope", waits),
+    ] {
+        fs::write(host.path("proc/self/cgroup"), format!("{cgroup}\n")).unwrap();
+        assert_eq!(host.run("postinst", &["configure", "0.1.0"])[1..], [call], "{cgroup}");
+    }
 }

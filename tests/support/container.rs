@@ -69,11 +69,15 @@ impl Container {
         container
     }
 
-    /// As `systemctl reboot` does it, which asks others and may lose them before they answer. What was written stays.
-    pub(crate) fn reboot(&mut self) {
+    /// Asks for a reboot as `systemctl reboot` does it, which asks others and may lose them before they answer.
+    pub(crate) fn begin_reboot(&self) {
         let reboot = ["start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target"];
         let asked = self.command("systemctl").args(reboot).status().expect("running systemctl");
         assert!(asked.success(), "systemctl {reboot:?}: {asked}");
+    }
+
+    /// Returns when the reboot has begun to start units. What was written stays.
+    pub(crate) fn until_rebooted(&mut self) {
         let former = Path::new("/proc").join(self.leader.take().expect("boot() waits for the leader"));
         let end = Instant::now() + SHUTDOWN;
         while former.exists() {
