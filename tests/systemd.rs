@@ -21,7 +21,6 @@ mod relay;
 mod transient;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -310,18 +309,16 @@ async fn case_a_unit_that_remains_without_its_process_has_ended() {
     wait_for(&remains, |status| *status == Status::Ended).await;
 }
 
-/// systemd makes their units when it reads all units again.
+/// In a unit such as systemd makes for it when it reads all units again.
 #[tokio::test]
 #[ignore = "runs inside the container"]
-async fn case_reloading_whether_an_init_script_has_a_daemon_is_not_clear() {
+async fn case_whether_an_init_script_has_a_daemon_is_not_clear() {
     must_be_inside();
-    let header = "### BEGIN INIT INFO\n# Provides: old\n# Required-Start:\n# Required-Stop:\n# Default-Start: 2 3 4 5\n\
-                  # Default-Stop: 0 1 6\n### END INIT INFO\n";
-    let daemon = "case $1 in start) sh -c 'until test -e /run/old-may-end; do sleep 0.05; done' & ;; esac\n";
-    fs::write("/etc/init.d/old", format!("#!/bin/sh\n{header}{daemon}")).unwrap();
-    fs::set_permissions("/etc/init.d/old", fs::Permissions::from_mode(0o755)).unwrap();
-    systemctl(&["daemon-reload"]);
-    let old: ServiceName = "old".parse().unwrap();
+    let daemon = "case $1 in start) sh -c 'until test -e /run/old-may-end; do sleep 0.05; done' & ;; esac";
+    fs::write("/etc/init.d/old", format!("#!/bin/sh\n{daemon}\n")).unwrap();
+    let generated = "[Unit]\nSourcePath=/etc/init.d/old\n[Service]\nType=forking\nGuessMainPID=no\n\
+                     RemainAfterExit=yes\nKillMode=process\nExecStart=sh /etc/init.d/old start\n";
+    let old = unit("old", generated);
     start(&old).await;
     incarnation(&old).await;
     fs::write("/run/old-may-end", "").unwrap();
