@@ -57,6 +57,23 @@ pub enum PublishError {
         /// Who sent it.
         client_id: String,
     },
+    /// This side ended it, before the broker had said anything of the message.
+    #[error(
+        "{broker} has not confirmed the message of {size} bytes on {topic}{}, and the connection was given up ({reason})",
+        if *.sent { ", though it may have it" } else { "" }
+    )]
+    GivenUp {
+        /// Host and port.
+        broker: String,
+        /// The message's topic.
+        topic: String,
+        /// The size of its payload.
+        size: usize,
+        /// What the broker did not do.
+        reason: &'static str,
+        /// Whether all of the message had been sent.
+        sent: bool,
+    },
     /// The broker said no.
     #[error(
         "{broker} refused the message on {topic} ({reason}): its access rules must allow client {client_id} of user \
@@ -96,6 +113,8 @@ pub async fn publish(
     limit: Duration,
 ) -> Result<Reception, PublishError> {
     let deadline = Instant::now() + limit;
+    // A broker that is busy with a large message answers no pings, and the limit is the caller's.
+    let settings = &MqttSettings { keep_alive: limit.max(settings.keep_alive), ..settings.clone() };
     let access = Access::read(settings)
         .map_err(|failure| PublishError::Connection(failure.explain(settings, false)))?;
     let (client, link) = link::open(settings, &access, true);
@@ -171,6 +190,15 @@ impl Publisher<'_> {
             (Stage::Sent, Failure::Closed) => "closed".to_owned(),
             (Stage::Sent, Failure::Reset) => "connection reset".to_owned(),
             (Stage::Sent, Failure::Network(reason)) => clean(reason),
+            (Stage::Sent, &Failure::GaveUp(reason)) => {
+                return PublishError::GivenUp {
+                    broker: self.settings.broker(),
+                    topic: self.message.topic.clone(),
+                    size: self.message.payload.len(),
+                    reason,
+                    sent: self.link.all_sent(),
+                };
+            }
             (stage, failure) => {
                 return PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent));
             }
@@ -187,6 +215,7 @@ impl Publisher<'_> {
     fn too_late(&self, limit: Duration) -> PublishError {
         let what = match self.stage {
             Stage::Connecting => "accept the connection",
+            Stage::Sent if !self.link.all_sent() => "take all of the message",
             Stage::Sent => "confirm the message, though it may have it,",
         };
         PublishError::Timeout { broker: self.settings.broker(), what, limit }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use super::failure::Failure;
-use super::link::{self, Access, Client, Connected, Event, Link, Publish, Request};
+use super::link::{self, Access, Client, Connected, Event, Grant, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
 use super::settings::Interest;
 use super::subscriptions::Request as Asked;
@@ -36,6 +36,14 @@ pub(super) struct Ended {
     pub(super) why: End,
     /// When the broker accepted it; `None`: never.
     pub(super) connected_at: Option<Instant>,
+    /// A filter that the broker had been asked for and had not answered for.
+    pub(super) asked_for: Option<String>,
+}
+
+impl Ended {
+    pub(super) fn before_it_began(why: End) -> Self {
+        Self { why, connected_at: None, asked_for: None }
+    }
 }
 
 pub(super) enum End {
@@ -98,7 +106,9 @@ pub(super) async fn run(core: &mut Core, access: &Access, clean: bool) -> Ended 
         ask_again_at: None,
     };
     let why = session.serve(&mut link).await;
-    Ended { why, connected_at: session.connected_at }
+    let connected_at = session.connected_at;
+    let asked_for = connected_at.and(core.subscriptions.asked_for()).map(str::to_owned);
+    Ended { why, connected_at, asked_for }
 }
 
 impl Session<'_> {
@@ -205,9 +215,17 @@ impl Session<'_> {
         self.announce();
     }
 
-    fn subscribed(&mut self, packet_id: u16, answers: Vec<Option<String>>) {
+    fn subscribed(&mut self, packet_id: u16, answers: Vec<Grant>) {
         let granted = self.core.subscriptions.granted().len();
-        for refusal in self.core.subscriptions.subscribe_answered(packet_id, answers) {
+        let amiss = self.core.subscriptions.subscribe_answered(packet_id, answers);
+        for filter in amiss.weak {
+            warn!(
+                filter,
+                broker = self.core.broker,
+                "the broker grants only QoS 0: pushes are lost while this agent is away"
+            );
+        }
+        for refusal in amiss.refusals {
             self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
             error!(
                 filter = refusal.filter,
@@ -293,7 +311,8 @@ impl Session<'_> {
             self.acknowledge(publish.packet_id);
             return;
         }
-        if publish.packet_id.is_none() && !self.core.qos0_warned {
+        let qos0 = publish.packet_id.is_none() && !self.core.qos0_warned;
+        if qos0 && !self.core.subscriptions.weakened(&topic) {
             self.core.qos0_warned = true;
             warn!(
                 topic,

@@ -11,6 +11,7 @@ use tracing::{debug, error, warn};
 
 use super::ConnectionState;
 use super::backoff::Backoff;
+use super::closings::Closings;
 use super::complaints::Complaints;
 use super::failure::Failure;
 use super::link::Access;
@@ -24,11 +25,6 @@ use crate::throttle::Throttle;
 
 /// After so many oversize packets in a row the session is given up: the broker would send them for ever.
 const OVERSIZE_LIMIT: u32 = 2;
-
-/// After so many connections in a row that were closed soon, somebody else uses the client id …
-const TAKE_OVERS: u32 = 3;
-/// … and soon is within the longest pause of that other client, and a little more.
-const SOON: Duration = Duration::from_secs(90);
 
 /// What outlives a connection.
 pub(super) struct Core {
@@ -114,7 +110,7 @@ async fn connect(core: &mut Core, clean: bool) -> Ended {
     let reading = tokio::task::spawn_blocking(move || Access::read(&settings));
     let access = tokio::select! {
         access = reading => access,
-        () = core.shutdown.cancelled() => return Ended { why: End::Stopped, connected_at: None },
+        () = core.shutdown.cancelled() => return Ended::before_it_began(End::Stopped),
     };
     match access {
         Ok(Ok(access)) => {
@@ -123,13 +119,10 @@ async fn connect(core: &mut Core, clean: bool) -> Ended {
             }
             session::run(core, &access, clean).await
         }
-        Ok(Err(failure)) => Ended { why: End::Failed(failure), connected_at: None },
-        Err(_) => Ended {
-            why: End::Failed(Failure::Network(
-                "reading the files of the mqtt section was interrupted".into(),
-            )),
-            connected_at: None,
-        },
+        Ok(Err(failure)) => Ended::before_it_began(End::Failed(failure)),
+        Err(_) => Ended::before_it_began(End::Failed(Failure::Network(
+            "reading the files of the mqtt section was interrupted".into(),
+        ))),
     }
 }
 
@@ -139,8 +132,7 @@ struct Retry {
     complaints: Complaints,
     /// How many connections in a row an oversize packet has ended.
     oversize: u32,
-    /// How many connections in a row the broker has closed soon after it accepted them.
-    closed_soon: u32,
+    closings: Closings,
 }
 
 impl Default for Retry {
@@ -149,7 +141,7 @@ impl Default for Retry {
             backoff: Backoff::new(fastrand::f64),
             complaints: Complaints::default(),
             oversize: 0,
-            closed_soon: 0,
+            closings: Closings::default(),
         }
     }
 }
@@ -159,7 +151,10 @@ impl Retry {
     fn after(&mut self, core: &mut Core, ended: Ended) -> Option<Duration> {
         let lasted = ended.connected_at.map(|at| at.elapsed());
         let connected = lasted.is_some();
-        if let Some(lasted) = lasted {
+        // One on which the filters were never granted proves nothing, however long it lasted.
+        if let Some(lasted) = lasted
+            && ended.asked_for.is_none()
+        {
             self.backoff.connection_ended(lasted);
         }
         match ended.why {
@@ -169,23 +164,11 @@ impl Retry {
                 None
             }
             End::Failed(failure) => {
-                let failure = self.recognise(failure, lasted);
+                let failure = self.closings.recognise(failure, lasted, ended.asked_for);
                 self.count_oversize(core, &failure, connected);
                 Some(self.failed(core, &failure, connected))
             }
         }
-    }
-
-    /// A take-over shows as a connection that is closed without a word, or with MQTT 5's word for it.
-    fn recognise(&mut self, failure: Failure, lasted: Option<Duration>) -> Failure {
-        let Some(lasted) = lasted else { return failure };
-        let closed = match &failure {
-            Failure::Closed => true,
-            Failure::Disconnected(reason) => reason.contains("SessionTakenOver"),
-            _ => false,
-        };
-        self.closed_soon = if closed && lasted < SOON { self.closed_soon + 1 } else { 0 };
-        if self.closed_soon >= TAKE_OVERS { Failure::TakenOver } else { failure }
     }
 
     fn renewed(&mut self, core: &mut Core) {
@@ -225,7 +208,7 @@ impl Retry {
         let delay = Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         let retry_in = humantime::format_duration(delay).to_string();
         let broker = &core.broker;
-        if !self.complaints.worth(reason, connected) {
+        if !self.complaints.worth(&failure.gist(reason), connected) {
             debug!(broker, reason, retry_in, "still no connection");
             return;
         }
@@ -243,24 +226,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_take_over_is_recognised_by_its_pattern() {
-        let mut retry = Retry::default();
-        let soon = Some(Duration::from_secs(2));
-        let said = || Failure::Disconnected("SessionTakenOver".into());
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
-        assert_eq!(
-            retry.recognise(Failure::Network("refused".into()), None),
-            Failure::Network("refused".into())
-        );
-        assert_eq!(retry.recognise(said(), soon), said());
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::TakenOver);
-        assert_eq!(retry.recognise(Failure::Closed, Some(SOON)), Failure::Closed, "it had lasted");
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
-    }
-
-    #[test]
     fn the_other_client_is_given_time() {
-        assert!(Failure::TakenOver.lasting());
+        assert!(Failure::TakenOver.lasting() && Failure::ClosedSoon.lasting());
         let mut retry = Retry::default();
         assert!(retry.backoff.long() >= Duration::from_secs(30));
     }

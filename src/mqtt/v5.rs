@@ -11,7 +11,7 @@ use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio_util::bytes::BytesMut;
 
 use super::failure::{Failure, printable};
-use super::link::{self, Access, Answer, Connected, Event, Publish, Request};
+use super::link::{self, Access, Answer, Connected, Event, Grant, Publish, Request};
 use super::publish::Outgoing;
 use super::queue::QUEUE_MESSAGES;
 use super::settings::MqttSettings;
@@ -86,8 +86,9 @@ impl Packets {
             Packet::ConnAck(refused) => return Err(refused.code.into()),
             Packet::SubAck(suback) => {
                 let answers = suback.return_codes.into_iter().map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    refused => Some(format!("{refused:?}")),
+                    SubscribeReasonCode::Success(QoS::AtMostOnce) => Grant::Qos0,
+                    SubscribeReasonCode::Success(_) => Grant::Full,
+                    refused => Grant::Refused(format!("{refused:?}")),
                 });
                 Event::Subscribed(suback.pkid, answers.collect())
             }

@@ -1,6 +1,7 @@
 //! The socket, and the library's packets on it. Many answers go out in one write, and many messages come in by one read:
 //! that is most of what a message costs.
 
+use std::io;
 use std::pin::Pin;
 
 use rumqttc::tokio_rustls::TlsConnector;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::bytes::BytesMut;
 
+use super::due::Due;
 use super::failure::Failure;
 use super::link::{self, Access, Connected, Event, PATIENCE, Request};
 use super::settings::{MqttSettings, Protocol};
@@ -21,6 +23,8 @@ use crate::slack;
 
 /// Room for each read: some eight pushes.
 const READ: usize = 64 * 1024;
+/// RFC 8446, 5.1 and 6: how an alert begins, whichever the version of TLS. No packet of MQTT for clients does.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// What the library made of the bytes so far.
 pub(super) enum Read {
@@ -97,16 +101,18 @@ pub(super) struct Wire {
     keep_alive: std::time::Duration,
     /// Nothing was heard since the last ping. A large message takes its time, and the answer comes behind it.
     silent: bool,
+    due: Due,
     last_id: u16,
 }
 
 impl Wire {
     pub(super) async fn connect(
+        tcp: TcpStream,
         settings: &MqttSettings,
         access: &Access,
         clean: bool,
     ) -> Result<(Self, Connected), Failure> {
-        let mut wire = Self::over(stream(settings, access).await?, settings);
+        let mut wire = Self::over(stream(tcp, settings, access).await?, settings);
         wire.packets.connect(settings, access, clean, &mut wire.output)?;
         let greeting = wire.greeting().await?;
         // A broker that says 0 asks for no proof of life; it gets one all the same, for it proves the broker's too.
@@ -127,6 +133,7 @@ impl Wire {
             ping: Box::pin(sleep_until(slack::deadline(keep_alive))),
             keep_alive,
             silent: false,
+            due: Due::default(),
             last_id: 0,
         }
     }
@@ -134,6 +141,9 @@ impl Wire {
     async fn greeting(&mut self) -> Result<Connected, Failure> {
         self.flush().await?;
         loop {
+            if self.input.starts_with(&TLS_ALERT) {
+                return Err(Failure::Tls);
+            }
             match self.packets.read(&mut self.input)? {
                 Read::Event(Event::Connected(greeting)) => return Ok(greeting),
                 Read::Event(_) => return Err(Failure::Network("its first packet was no CONNACK".into())),
@@ -157,7 +167,10 @@ impl Wire {
                 Read::Event(Event::Connected(_)) => {
                     return Err(Failure::Network("it accepted the connection twice".into()));
                 }
-                Read::Event(event) => return Ok(event),
+                Read::Event(event) => {
+                    self.due.heard(&event);
+                    return Ok(event);
+                }
                 Read::Incomplete(missing) => {
                     // A large packet gets no more room than it needs: what is read beyond it would keep all of it in memory.
                     let large = self.input.len() + missing > READ;
@@ -185,13 +198,18 @@ impl Wire {
                 self.silent = false;
             }
             () = &mut self.ping => self.send_ping()?,
+            // The answer may be behind a large message that is on its way.
+            () = self.due.over() => match self.input.is_empty() {
+                true => return Err(Failure::UNANSWERED),
+                false => self.due.postpone(),
+            },
         }
         Ok(None)
     }
 
     fn send_ping(&mut self) -> Result<(), Failure> {
         if self.silent {
-            return Err(Failure::Network("no answer to a ping".into()));
+            return Err(Failure::SILENT);
         }
         self.silent = true;
         self.ping.as_mut().reset(slack::deadline(self.keep_alive));
@@ -205,23 +223,38 @@ impl Wire {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         }
         self.packets.write(request, self.last_id, &mut self.output)?;
+        if numbered {
+            self.due.asked();
+        }
         Ok(numbered.then_some(Event::Requested(self.last_id)))
     }
 
+    /// A large message may take as long as it needs, so long as any of it gets away.
     async fn flush(&mut self) -> Result<(), Failure> {
-        if self.output.is_empty() {
-            return Ok(());
+        while !self.output.is_empty() {
+            let step = async {
+                let written = self.stream.write_buf(&mut self.output).await?;
+                if self.output.is_empty() {
+                    self.stream.flush().await?;
+                }
+                Ok::<_, io::Error>(written)
+            };
+            match timeout(PATIENCE, step).await.map_err(|_| Failure::STALLED)? {
+                Ok(0) => return Err(Failure::from(&io::Error::from(io::ErrorKind::WriteZero))),
+                Ok(_) => {}
+                Err(error) => return Err(Failure::from(&error)),
+            }
         }
-        let sending = async {
-            self.stream.write_all_buf(&mut self.output).await?;
-            self.stream.flush().await
-        };
-        let sent = timeout(PATIENCE, sending).await.map_err(|_| Failure::no_answer(PATIENCE))?;
-        sent.map_err(|error| (&error).into())
+        Ok(())
+    }
+
+    /// Whether the socket has taken all that was to be sent.
+    pub(super) fn all_sent(&self) -> bool {
+        self.output.is_empty()
     }
 }
 
-fn received(count: std::io::Result<usize>) -> Result<(), Failure> {
+fn received(count: io::Result<usize>) -> Result<(), Failure> {
     match count {
         Ok(0) => Err(Failure::Closed),
         Ok(_) => Ok(()),
@@ -229,9 +262,12 @@ fn received(count: std::io::Result<usize>) -> Result<(), Failure> {
     }
 }
 
-async fn stream(settings: &MqttSettings, access: &Access) -> Result<Box<dyn Stream>, Failure> {
+async fn stream(
+    tcp: TcpStream,
+    settings: &MqttSettings,
+    access: &Access,
+) -> Result<Box<dyn Stream>, Failure> {
     let failure = |error| Failure::from(&error);
-    let tcp = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(failure)?;
     // Answers are collected here, and shall then not wait for the other side's.
     tcp.set_nodelay(true).map_err(failure)?;
     let Some(config) = access.tls() else { return Ok(Box::new(tcp)) };
@@ -288,7 +324,122 @@ mod tests {
         let (event, ()) = tokio::join!(wire.next(&mut requests), slowly);
         assert!(matches!(event, Ok(Event::Publish(publish)) if publish.payload.len() == 100));
         let silence = wire.next(&mut requests).await.err();
-        assert_eq!(silence, Some(Failure::Network("no answer to a ping".into())));
+        assert_eq!(silence, Some(Failure::SILENT));
+    }
+
+    /// MQTT 3.1.1, 3.8 to 3.13: the broker answers the ping, which is 2 bytes, and not what goes before it.
+    async fn answer_pings(theirs: &mut DuplexStream) {
+        loop {
+            let mut heard = BytesMut::new();
+            theirs.read_buf(&mut heard).await.unwrap();
+            if heard.ends_with(&[0xc0, 0]) {
+                theirs.write_u16(0xd000).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_answers_pings_alone_is_given_up() {
+        let (ours, mut theirs) = duplex(READ);
+        let mut wire = Wire::over(Box::new(ours), &settings());
+        let (sender, mut requests) = unbounded_channel();
+        let subscribe = || Request::Subscribe(vec!["t".to_owned()]);
+        sender.send(subscribe()).unwrap();
+        assert!(matches!(wire.next(&mut requests).await, Ok(Event::Requested(1))));
+        let begun = Instant::now();
+        let polling = async {
+            loop {
+                match wire.next(&mut requests).await {
+                    Ok(event) => assert!(matches!(event, Event::Other)),
+                    Err(failure) => break failure,
+                }
+            }
+        };
+        let failure = select! {
+            failure = polling => failure,
+            () = answer_pings(&mut theirs) => unreachable!(),
+        };
+        assert_eq!((failure, begun.elapsed().as_secs()), (Failure::UNANSWERED, PATIENCE.as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_come_behind_messages_and_then_nothing_is_due() {
+        let (ours, mut theirs) = duplex(READ);
+        let mut wire = Wire::over(Box::new(ours), &settings());
+        let (sender, mut requests) = unbounded_channel();
+        sender.send(Request::Subscribe(vec!["t".to_owned()])).unwrap();
+        assert!(matches!(wire.next(&mut requests).await, Ok(Event::Requested(1))));
+        let slowly = async {
+            for byte in [message(), message(), vec![0x90, 3, 0, 1, 1]].concat() {
+                sleep(Duration::from_secs(1)).await;
+                theirs.write_all(&[byte]).await.unwrap();
+            }
+            answer_pings(&mut theirs).await;
+        };
+        let polling = async {
+            for _ in 0..2 {
+                assert!(matches!(wire.next(&mut requests).await, Ok(Event::Publish(_))));
+            }
+            let event = wire.next(&mut requests).await;
+            assert!(matches!(event, Ok(Event::Subscribed(1, grants)) if grants == [link::Grant::Full]));
+            for _ in 0..4 {
+                assert!(matches!(wire.next(&mut requests).await, Ok(Event::Other)), "a ping's answer");
+            }
+        };
+        select! {
+            () = polling => {}
+            () = slowly => unreachable!(),
+        }
+    }
+
+    /// A message of so many bytes to be sent, through a socket that takes a KiB.
+    fn sending(size: usize) -> (Wire, UnboundedReceiver<Request>, DuplexStream) {
+        let (ours, theirs) = duplex(1024);
+        // No ping shall be under way.
+        let keep_alive = Duration::from_secs(7200);
+        let mut wire = Wire::over(Box::new(ours), &MqttSettings { keep_alive, ..settings() });
+        wire.output.extend_from_slice(&vec![b'x'; size]);
+        (wire, unbounded_channel().1, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_message_may_take_its_time() {
+        let (mut wire, mut requests, mut theirs) = sending(100 * 1024);
+        let reading = async {
+            let mut heard = Vec::new();
+            while heard.len() < 100 * 1024 {
+                sleep(PATIENCE - Duration::from_secs(1)).await;
+                theirs.read_buf(&mut heard).await.unwrap();
+            }
+        };
+        select! {
+            event = wire.next(&mut requests) => panic!("given up: {:?}", event.err()),
+            () = reading => {}
+        }
+        assert!(wire.all_sent());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_takes_nothing_is_given_up() {
+        let (mut wire, mut requests, _theirs) = sending(2048);
+        let begun = Instant::now();
+        let failure = wire.next(&mut requests).await.err();
+        assert_eq!((failure, begun.elapsed().as_secs()), (Some(Failure::STALLED), PATIENCE.as_secs()));
+        assert!(!wire.all_sent());
+    }
+
+    #[tokio::test]
+    async fn an_alert_of_tls_is_known_as_one() {
+        let (ours, mut theirs) = duplex(READ);
+        let mut wire = Wire::over(Box::new(ours), &settings());
+        // TLS 1.2, fatal, unexpected_message; in parts, as they may come.
+        theirs.write_all(&[0x15]).await.unwrap();
+        let answering = async {
+            tokio::task::yield_now().await;
+            theirs.write_all(&[0x03, 0x03, 0, 2, 2, 10]).await.unwrap();
+        };
+        let (greeting, ()) = tokio::join!(wire.greeting(), answering);
+        assert_eq!(greeting.err(), Some(Failure::Tls));
     }
 
     #[tokio::test(start_paused = true)]
