@@ -146,6 +146,9 @@ impl Failure {
                     "{broker} does not speak TLS on that port: give mqtt.url the port that does, or mqtt://"
                 )
             }
+            Self::Tls if settings.tls.is_some() => format!(
+                "{broker} speaks TLS, but hands what is inside on to a port that expects TLS itself: give mqtt.url that port"
+            ),
             Self::Tls => format!("{broker} speaks TLS on that port: set mqtt.url to mqtts://"),
             Self::Unreachable(tried) => format!("{broker}: {}", attempts(tried, &settings.host)),
             Self::GaveUp(reason) => format!("{broker}: {reason}"),

@@ -221,3 +221,41 @@ impl Publisher<'_> {
         PublishError::Timeout { broker: self.settings.broker(), what, limit }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::mqtt::settings::Protocol;
+
+    #[test]
+    fn who_gave_up_and_what_may_have_arrived_is_said() {
+        let settings = MqttSettings {
+            host: "broker.example".into(),
+            port: 1883,
+            tls: None,
+            protocol: Protocol::V5,
+            client_id: "ci".into(),
+            username: None,
+            password_file: None,
+            keep_alive: Duration::from_secs(30),
+            session_expiry: Duration::ZERO,
+            max_payload: 1 << 20,
+        };
+        let message =
+            Outgoing { topic: "t".into(), payload: b"push".to_vec(), headers: Vec::new(), retain: false };
+        let (client, link) = link::open(&settings, &Access::read(&settings).unwrap(), true);
+        let mut publisher =
+            Publisher { settings: &settings, message: &message, client, link, stage: Stage::Sent };
+        let sent = publisher.failed(&Failure::SILENT).to_string();
+        assert!(sent.contains("though it may have it, and the connection was given up"), "{sent}");
+        assert!(sent.ends_with("(no answer to a ping)") && !sent.contains("broke the"), "{sent}");
+        publisher.send().unwrap();
+        let stalled = publisher.failed(&Failure::STALLED).to_string();
+        assert!(stalled.contains("of 4 bytes on t, and the connection was given up"), "{stalled}");
+        let late = publisher.too_late(Duration::from_secs(30)).to_string();
+        assert_eq!(late, "broker.example:1883 did not take all of the message within 30s");
+        let closed = publisher.failed(&Failure::Closed).to_string();
+        assert!(closed.contains("broke the connection off"), "{closed}");
+    }
+}

@@ -44,6 +44,11 @@ impl Ended {
     pub(super) fn before_it_began(why: End) -> Self {
         Self { why, connected_at: None, asked_for: None }
     }
+
+    /// How long it served. One on which filters were never answered for did not, however long it lasted.
+    pub(super) fn served(&self) -> Option<Duration> {
+        self.connected_at.filter(|_| self.asked_for.is_none()).map(|at| at.elapsed())
+    }
 }
 
 pub(super) enum End {

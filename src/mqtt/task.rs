@@ -151,11 +151,8 @@ impl Retry {
     fn after(&mut self, core: &mut Core, ended: Ended) -> Option<Duration> {
         let lasted = ended.connected_at.map(|at| at.elapsed());
         let connected = lasted.is_some();
-        // One on which the filters were never granted proves nothing, however long it lasted.
-        if let Some(lasted) = lasted
-            && ended.asked_for.is_none()
-        {
-            self.backoff.connection_ended(lasted);
+        if let Some(served) = ended.served() {
+            self.backoff.connection_ended(served);
         }
         match ended.why {
             End::Stopped => None,
@@ -224,6 +221,19 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_served_starts_the_pauses_over() {
+        let ended = |asked_for: Option<&str>| Ended {
+            why: End::Renew,
+            connected_at: Some(tokio::time::Instant::now()),
+            asked_for: asked_for.map(str::to_owned),
+        };
+        let (served, in_vain) = (ended(None), ended(Some("github/+/+")));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(served.served(), Some(Duration::from_secs(11)));
+        assert_eq!((in_vain.served(), Ended::before_it_began(End::Renew).served()), (None, None));
+    }
 
     #[test]
     fn the_other_client_is_given_time() {

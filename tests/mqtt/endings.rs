@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use instance_agent::mqtt::{ConnectionState, Protocol};
+use instance_agent::mqtt::{self, ConnectionState, Outgoing, Protocol, Reception};
 
 use crate::support::{Log, Mosquitto};
 use crate::{ALL, Agent, answering, eventually, is_subscribed, packet, settings};
@@ -17,10 +17,12 @@ both! {
     a_broker_that_closes_when_it_is_asked_is_no_take_over
     a_broker_that_closes_after_it_granted_may_serve_another_client
     a_broker_that_answers_no_subscribe_is_given_up
+    a_publisher_is_bound_by_its_own_limit
     an_alert_of_tls_says_which_url_to_set
 }
 
 const CONNECT: u8 = 1;
+const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
 
 /// What it answers to a packet's type and body, and whether it keeps the connection then.
@@ -143,6 +145,34 @@ async fn a_broker_that_answers_no_subscribe_is_given_up(protocol: Protocol) {
     tokio::time::resume();
     let reason = agent.down().await;
     assert!(reason.contains("no answer to SUBSCRIBE"), "{reason}");
+}
+
+async fn a_publisher_is_bound_by_its_own_limit(protocol: Protocol) {
+    let ((sent, was_sent), (confirm, confirmed)) = (mpsc::channel(), mpsc::channel());
+    let port = serving(move |kind, body| match kind {
+        CONNECT => (connack(protocol), true),
+        PUBLISH => {
+            sent.send(()).unwrap();
+            // The number is behind the topic, which has one letter.
+            (vec![0x40, 2, body[3], body[4]], confirmed.recv().is_ok())
+        }
+        _ => (vec![], true),
+    });
+    let publishing = tokio::spawn(async move {
+        let message =
+            Outgoing { topic: "t".into(), payload: b"push".to_vec(), headers: Vec::new(), retain: false };
+        mqtt::publish(&settings(port, protocol), &message, Duration::from_secs(120)).await
+    });
+    tokio::task::spawn_blocking(move || was_sent.recv().unwrap()).await.unwrap();
+    // More than two of the pings that would go unanswered.
+    tokio::time::pause();
+    for _ in 0..4 {
+        tokio::time::advance(Duration::from_secs(28)).await;
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
+    confirm.send(()).unwrap();
+    assert_eq!(publishing.await.unwrap().unwrap(), Reception::Taken);
 }
 
 async fn an_alert_of_tls_says_which_url_to_set(protocol: Protocol) {
