@@ -70,8 +70,8 @@ mod tests {
         Failure::Disconnected("SessionTakenOver".into())
     }
 
-    fn filter() -> Option<String> {
-        Some("github/+/+".to_owned())
+    fn filter() -> String {
+        "github/+/+".to_owned()
     }
 
     fn when_asked(said: Option<&str>) -> Failure {
@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn a_take_over_is_one_when_the_broker_says_so() {
         let mut closings = Closings::default();
-        assert_eq!(closings.recognise(Failure::Closed, BRIEF, filter()), Failure::Closed);
+        assert_eq!(closings.recognise(Failure::Closed, BRIEF, Some(filter())), Failure::Closed);
         assert_eq!(closings.recognise(taken_over(), BRIEF, None), taken_over());
-        assert_eq!(closings.recognise(Failure::Closed, BRIEF, filter()), Failure::TakenOver);
+        assert_eq!(closings.recognise(Failure::Closed, BRIEF, Some(filter())), Failure::TakenOver);
         assert_eq!(closings.recognise(Failure::Closed, Some(SOON), None), Failure::Closed, "it had lasted");
         assert_eq!(closings.recognise(Failure::Closed, BRIEF, None), Failure::Closed);
     }
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(closings.recognise(Failure::Closed, BRIEF, None), Failure::Closed);
         assert_eq!(closings.recognise(Failure::Closed, BRIEF, None), Failure::ClosedSoon);
         assert_eq!(
-            closings.recognise(Failure::Closed, BRIEF, filter()),
+            closings.recognise(Failure::Closed, BRIEF, Some(filter())),
             when_asked(None),
             "not on all of them"
         );
@@ -105,15 +105,15 @@ mod tests {
     fn a_broker_that_closes_when_asked_may_forbid_the_filter() {
         for failure in [Failure::Closed, Failure::Reset] {
             let mut closings = Closings::default();
-            assert_eq!(closings.recognise(failure.clone(), BRIEF, filter()), failure);
-            assert_eq!(closings.recognise(failure.clone(), BRIEF, filter()), failure);
-            assert_eq!(closings.recognise(failure, BRIEF, filter()), when_asked(None));
+            assert_eq!(closings.recognise(failure.clone(), BRIEF, Some(filter())), failure);
+            assert_eq!(closings.recognise(failure.clone(), BRIEF, Some(filter())), failure);
+            assert_eq!(closings.recognise(failure, BRIEF, Some(filter())), when_asked(None));
         }
         let said = |reason: &str| Failure::Disconnected(reason.to_owned());
         let mut closings = Closings::default();
-        let denied = closings.recognise(said("NotAuthorized (no)"), BRIEF, filter());
+        let denied = closings.recognise(said("NotAuthorized (no)"), BRIEF, Some(filter()));
         assert_eq!(denied, when_asked(Some("NotAuthorized (no)")), "at once");
-        for (reason, asked_for) in [("NotAuthorized", None), ("ServerShuttingDown", filter())] {
+        for (reason, asked_for) in [("NotAuthorized", None), ("ServerShuttingDown", Some(filter()))] {
             assert_eq!(closings.recognise(said(reason), BRIEF, asked_for), said(reason));
         }
     }

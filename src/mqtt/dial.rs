@@ -53,7 +53,7 @@ fn share(now: Instant, deadline: Instant, others: usize) -> Instant {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, ready};
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use tokio::net::{TcpListener, TcpSocket};
@@ -66,8 +66,8 @@ mod tests {
         SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), port).into()
     }
 
-    async fn found(addresses: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
-        Ok(addresses.to_vec())
+    fn found(addresses: &[SocketAddr]) -> impl Future<Output = io::Result<Vec<SocketAddr>>> {
+        ready(Ok(addresses.to_vec()))
     }
 
     /// An address that answers nothing: its backlog is full.

@@ -14,6 +14,7 @@ mod closings;
 mod complaints;
 mod dial;
 mod due;
+mod ended;
 mod exposure;
 mod failure;
 mod files;

@@ -9,6 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
+use super::ended::{End, Ended};
 use super::failure::Failure;
 use super::link::{self, Access, Client, Connected, Event, Grant, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
@@ -30,34 +31,6 @@ const COPIED: usize = 64 * 1024;
 /// How long a large payload is held on to, so that meanwhile a new read buffer is taken: reading on in the
 /// old one, it would keep its size for as long as the connection lasts.
 const HELD: Duration = Duration::from_secs(1);
-
-/// How a connection ended.
-pub(super) struct Ended {
-    pub(super) why: End,
-    /// When the broker accepted it; `None`: never.
-    pub(super) connected_at: Option<Instant>,
-    /// A filter that the broker had been asked for and had not answered for.
-    pub(super) asked_for: Option<String>,
-}
-
-impl Ended {
-    pub(super) fn before_it_began(why: End) -> Self {
-        Self { why, connected_at: None, asked_for: None }
-    }
-
-    /// How long it served. One on which filters were never answered for did not, however long it lasted.
-    pub(super) fn served(&self) -> Option<Duration> {
-        self.connected_at.filter(|_| self.asked_for.is_none()).map(|at| at.elapsed())
-    }
-}
-
-pub(super) enum End {
-    /// The agent goes down.
-    Stopped,
-    /// Ended by us, to begin anew.
-    Renew,
-    Failed(Failure),
-}
 
 /// What ends a wait.
 enum Wake {

@@ -13,11 +13,12 @@ use super::ConnectionState;
 use super::backoff::Backoff;
 use super::closings::Closings;
 use super::complaints::Complaints;
+use super::ended::{End, Ended};
 use super::failure::Failure;
 use super::link::Access;
 use super::message::Receipt;
 use super::queue::Intake;
-use super::session::{self, End, Ended};
+use super::session;
 use super::settings::{Interest, MqttSettings};
 use super::subscriptions::Subscriptions;
 use crate::exposure::Known;
@@ -221,19 +222,6 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn only_a_connection_that_served_starts_the_pauses_over() {
-        let ended = |asked_for: Option<&str>| Ended {
-            why: End::Renew,
-            connected_at: Some(tokio::time::Instant::now()),
-            asked_for: asked_for.map(str::to_owned),
-        };
-        let (served, in_vain) = (ended(None), ended(Some("github/+/+")));
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(served.served(), Some(Duration::from_secs(11)));
-        assert_eq!((in_vain.served(), Ended::before_it_began(End::Renew).served()), (None, None));
-    }
 
     #[test]
     fn the_other_client_is_given_time() {
