@@ -40,6 +40,11 @@ macro_rules! both {
     };
 }
 
+#[path = "mqtt/endings.rs"]
+mod endings;
+#[path = "mqtt/filters.rs"]
+mod filters;
+
 both! {
     receives_a_push_with_its_headers
     acknowledges_at_once_what_nobody_wants

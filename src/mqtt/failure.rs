@@ -1,10 +1,15 @@
 //! Why there is no connection, in words that say what to do, and how long it is likely to last.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::Duration;
+use std::net::IpAddr;
 
 use super::settings::{MqttSettings, Protocol};
 use crate::tail::clean;
+
+/// How many of its addresses a line names.
+const ADDRESSES_NAMED: usize = 10;
 
 /// Why an attempt to connect failed, or a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +32,18 @@ pub(super) enum Failure {
     Reset,
     /// What answered does not speak TLS.
     NoTls,
-    /// Another client with this client's id keeps taking the session over.
+    /// What answered speaks TLS, and was not spoken to in it.
+    Tls,
+    /// None of the broker's addresses takes a connection, for these reasons.
+    Unreachable(BTreeMap<IpAddr, String>),
+    /// Another client with this client's id keeps taking the session over: the broker says so.
     TakenOver,
+    /// The broker keeps closing connections soon after it has granted all that was asked for.
+    ClosedSoon,
+    /// The broker closes connections on which it was asked for this filter, and what it says to that, if anything.
+    ClosedWhenAsked { filter: String, said: Option<String> },
+    /// This side ended it, for the broker did not do what it had to in time.
+    GaveUp(&'static str),
     /// The broker said why it ended the connection.
     Disconnected(String),
     /// Everything else: likely to pass.
@@ -36,17 +51,36 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    pub(super) const NO_NAME: Self = Self::GaveUp("its name could not be looked up within 10 s");
+    pub(super) const NO_ANSWER: Self = Self::GaveUp("no answer within 10 s");
+    pub(super) const SILENT: Self = Self::GaveUp("no answer to a ping");
+    pub(super) const STALLED: Self = Self::GaveUp("it has taken nothing of what it was sent for 10 s");
+    pub(super) const UNANSWERED: Self =
+        Self::GaveUp("no answer to SUBSCRIBE or UNSUBSCRIBE within 10 s, though the connection stands");
+
     /// Whether somebody has to do something before it can get better.
     pub(super) fn lasting(&self) -> bool {
         matches!(
             self,
-            Self::File(_) | Self::Refused(_) | Self::Certificate(_) | Self::Version | Self::TakenOver
+            Self::File(_)
+                | Self::Refused(_)
+                | Self::Certificate(_)
+                | Self::Version
+                | Self::TakenOver
+                | Self::ClosedSoon
+                | Self::ClosedWhenAsked { .. }
         )
     }
 
-    /// Nothing was heard for so long.
-    pub(super) fn no_answer(limit: Duration) -> Self {
-        Self::Network(format!("no answer within {} s", limit.as_secs()))
+    /// What makes a failure another one than the last: a name with many addresses shows some at a time.
+    pub(super) fn gist<'a>(&self, reason: &'a str) -> Cow<'a, str> {
+        match self {
+            Self::Unreachable(tried) => {
+                let whys: BTreeSet<&str> = tried.values().map(String::as_str).collect();
+                whys.into_iter().collect::<Vec<_>>().join(", ").into()
+            }
+            _ => reason.into(),
+        }
     }
 
     /// `connected`: whether the broker had accepted the connection that failed.
@@ -80,8 +114,19 @@ impl Failure {
                 )
             }
             Self::TakenOver => format!(
-                "{broker} keeps closing the connection soon after it was made: another client with the id {} takes \
-                 it over each time; give each agent a mqtt.client_id of its own",
+                "{broker} keeps ending the connection: another client with the id {} takes it over each time; give \
+                 each agent a mqtt.client_id of its own",
+                settings.client_id
+            ),
+            Self::ClosedSoon => format!(
+                "{broker} keeps closing the connection soon after it granted the filters: most likely another client \
+                 with the id {} takes it over each time; give each agent a mqtt.client_id of its own",
+                settings.client_id
+            ),
+            Self::ClosedWhenAsked { filter, said } => format!(
+                "{broker} closes the connection when it is asked for the filter {filter}{}: do its access rules allow \
+                 client {} to subscribe to that, or is another client with this id connected?",
+                said.as_ref().map(|said| format!(" ({said})")).unwrap_or_default(),
                 settings.client_id
             ),
             Self::Closed if connected => {
@@ -100,6 +145,12 @@ impl Failure {
                     "{broker} does not speak TLS on that port: give mqtt.url the port that does, or mqtt://"
                 )
             }
+            Self::Tls if settings.tls.is_some() => format!(
+                "{broker} speaks TLS, but hands what is inside on to a port that expects TLS itself: give mqtt.url that port"
+            ),
+            Self::Tls => format!("{broker} speaks TLS on that port: set mqtt.url to mqtts://"),
+            Self::Unreachable(tried) => format!("{broker}: {}", attempts(tried, &settings.host)),
+            Self::GaveUp(reason) => format!("{broker}: {reason}"),
             Self::Disconnected(reason) => format!("{broker} ended the connection: {reason}"),
             Self::Network(reason) => format!("{broker}: {reason}"),
         }
@@ -116,6 +167,24 @@ fn doubts(settings: &MqttSettings) -> String {
     };
     let doubts: Vec<_> = version.into_iter().chain([tls]).collect();
     format!(" ({})", doubts.join("; "))
+}
+
+/// What came of each address, unless there is but the one that the broker is named by.
+fn attempts(tried: &BTreeMap<IpAddr, String>, host: &str) -> String {
+    let mut addresses = tried.iter();
+    match (addresses.next(), addresses.next()) {
+        (None, _) => "its name has no address".to_owned(),
+        (Some((address, why)), None) if host.parse() == Ok(*address) => why.clone(),
+        _ => {
+            let named = tried.iter().take(ADDRESSES_NAMED).map(|(address, why)| format!("{address}: {why}"));
+            let more = tried.len().saturating_sub(ADDRESSES_NAMED);
+            let more = (more > 0).then(|| format!("and {more} more"));
+            format!(
+                "none of its addresses takes a connection ({})",
+                named.chain(more).collect::<Vec<_>>().join("; ")
+            )
+        }
+    }
 }
 
 fn other(protocol: Protocol) -> Protocol {
@@ -175,6 +244,8 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::mqtt::settings::TlsSettings;
 
@@ -242,6 +313,53 @@ mod tests {
         let failure = Failure::from(&io::Error::from(io::ErrorKind::ConnectionRefused));
         assert_eq!(failure, Failure::Network("connection refused".into()));
         assert!(!failure.lasting() && !Failure::Closed.lasting() && !Failure::Oversize(1).lasting());
+    }
+
+    #[test]
+    fn the_addresses_that_were_tried_are_named() {
+        let settings = settings(Protocol::V5);
+        let unreachable = |tried: &[(&str, &str)]| {
+            let tried = tried.iter().map(|(address, why)| (address.parse().unwrap(), (*why).to_owned()));
+            Failure::Unreachable(tried.collect())
+        };
+        let both = unreachable(&[("2001:db8::1", "no answer"), ("192.0.2.1", "refused")]);
+        let text = both.explain(&settings, false);
+        assert!(text.starts_with("broker.example:8883: none of its addresses"), "{text}");
+        assert!(text.contains("192.0.2.1: refused; 2001:db8::1: no answer"), "{text}");
+        assert!(!both.lasting());
+        let alone = unreachable(&[("192.0.2.1", "refused")]);
+        assert!(alone.explain(&settings, false).contains("192.0.2.1"));
+        let literal = MqttSettings { host: "192.0.2.1".into(), ..settings.clone() };
+        assert_eq!(alone.explain(&literal, false), "192.0.2.1:8883: refused");
+        assert_eq!(
+            unreachable(&[]).explain(&settings, false),
+            "broker.example:8883: its name has no address"
+        );
+        let many: Vec<String> = (0..12).map(|n| format!("192.0.2.{n}")).collect();
+        let many: Vec<_> = many.iter().map(|address| (address.as_str(), "refused")).collect();
+        let text = unreachable(&many).explain(&settings, false);
+        assert!(text.contains("192.0.2.9") && text.ends_with("; and 2 more)"), "{text}");
+        let others = unreachable(&[("192.0.2.7", "no answer"), ("192.0.2.8", "refused")]);
+        assert_eq!(others.gist("a"), both.gist("b"), "other addresses are no other trouble");
+        assert_eq!(Failure::Closed.gist("a"), "a");
+    }
+
+    #[test]
+    fn who_closes_a_connection_and_why_is_said_as_far_as_it_is_known() {
+        let settings = settings(Protocol::V5);
+        let taken_over = Failure::TakenOver.explain(&settings, true);
+        assert!(taken_over.contains(": another client with the id web-7 takes it over"), "{taken_over}");
+        let likely = Failure::ClosedSoon.explain(&settings, true);
+        assert!(likely.contains("most likely another client with the id web-7 takes it over"), "{likely}");
+        let asked =
+            Failure::ClosedWhenAsked { filter: "github/+/+".into(), said: Some("NotAuthorized".into()) };
+        let text = asked.explain(&settings, true);
+        for part in
+            ["github/+/+ (NotAuthorized): do its access rules", "allow client web-7", "another client"]
+        {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+        assert!(asked.lasting() && Failure::ClosedSoon.lasting() && !Failure::SILENT.lasting());
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Incoming {
         }
     }
 
+    /// No packet has begun of which the rest is to come.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.buffer.is_empty() && self.skipping.is_none()
+    }
+
     pub(super) fn next(&mut self, packets: &mut Packets) -> Result<Read, Failure> {
         if let Some(skipping) = self.skipping.take() {
             return Ok(self.skip(skipping.left, skipping.event));

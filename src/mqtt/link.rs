@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_util::bytes::Bytes;
 
+use super::dial;
 use super::exposure::exposed_files;
 use super::failure::Failure;
 use super::publish::Outgoing;
@@ -18,7 +19,8 @@ use super::unfit::Dropped;
 use super::wire::Wire;
 use crate::exposure::Exposed;
 
-/// How long the broker may take to accept a connection, or what is sent to it.
+/// How long the broker may take to be reached; then to accept a connection; and then for any progress with what is sent
+/// to it, or asked of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happened on a connection.
@@ -28,8 +30,8 @@ pub(super) enum Event {
     Dropped(Dropped),
     /// A SUBSCRIBE or UNSUBSCRIBE went out under this number.
     Requested(u16),
-    /// For each filter of a SUBSCRIBE nothing, or why it is refused.
-    Subscribed(u16, Vec<Option<String>>),
+    /// What the broker says to each filter of a SUBSCRIBE.
+    Subscribed(u16, Vec<Grant>),
     Unsubscribed(u16),
     /// What the broker says of a PUBLISH.
     Published(Answer),
@@ -54,6 +56,16 @@ pub(super) struct Connected {
     pub(super) receive_maximum: u16,
     /// How often the broker wants to hear from this client, where it said so.
     pub(super) keep_alive: Option<Duration>,
+}
+
+/// What the broker makes of a filter that it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Grant {
+    /// With `QoS` 1, as asked for.
+    Full,
+    /// With `QoS` 0: what comes while the agent is away is not kept.
+    Qos0,
+    Refused(String),
 }
 
 /// What the broker makes of a message that it was sent.
@@ -147,11 +159,16 @@ impl Link {
         if let Some(wire) = &mut self.wire {
             return wire.next(&mut self.requests).await;
         }
-        let connecting = Wire::connect(&self.settings, &self.access, self.clean);
-        let (wire, greeting) =
-            timeout(PATIENCE, connecting).await.map_err(|_| Failure::no_answer(PATIENCE))??;
+        let tcp = dial::dial(dial::look_up(&self.settings.host, self.settings.port)).await?;
+        let connecting = Wire::connect(tcp, &self.settings, &self.access, self.clean);
+        let (wire, greeting) = timeout(PATIENCE, connecting).await.map_err(|_| Failure::NO_ANSWER)??;
         self.wire = Some(wire);
         Ok(Event::Connected(greeting))
+    }
+
+    /// Whether the socket has taken all that was to be sent.
+    pub(super) fn all_sent(&self) -> bool {
+        self.requests.is_empty() && self.wire.as_ref().is_none_or(Wire::all_sent)
     }
 }
 

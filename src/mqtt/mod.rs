@@ -6,12 +6,16 @@
 //! ```text
 //! task       one connection after the other, with back-off
 //!   session  one connection: events in, messages and acknowledgements out
-//!     link   the socket, one adapter for each version of the library's packets: wire, v4, v5;
+//!     link   the socket, one adapter for each version of the library's packets: dial, wire, v4, v5;
 //!            what comes in is taken apart, and what is unfit to be read let go of: incoming, frame, unfit
 //! ```
 
 mod backoff;
+mod closings;
 mod complaints;
+mod dial;
+mod due;
+mod ended;
 mod exposure;
 mod failure;
 mod files;

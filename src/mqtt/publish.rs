@@ -57,6 +57,23 @@ pub enum PublishError {
         /// Who sent it.
         client_id: String,
     },
+    /// This side ended it, before the broker had said anything of the message.
+    #[error(
+        "{broker} has not confirmed the message of {size} bytes on {topic}{}, and the connection was given up ({reason})",
+        if *.sent { ", though it may have it" } else { "" }
+    )]
+    GivenUp {
+        /// Host and port.
+        broker: String,
+        /// The message's topic.
+        topic: String,
+        /// The size of its payload.
+        size: usize,
+        /// What the broker did not do.
+        reason: &'static str,
+        /// Whether all of the message had been sent.
+        sent: bool,
+    },
     /// The broker said no.
     #[error(
         "{broker} refused the message on {topic} ({reason}): its access rules must allow client {client_id} of user \
@@ -96,6 +113,8 @@ pub async fn publish(
     limit: Duration,
 ) -> Result<Reception, PublishError> {
     let deadline = Instant::now() + limit;
+    // A broker that is busy with a large message answers no pings, and the limit is the caller's.
+    let settings = &MqttSettings { keep_alive: limit.max(settings.keep_alive), ..settings.clone() };
     let access = Access::read(settings)
         .map_err(|failure| PublishError::Connection(failure.explain(settings, false)))?;
     let (client, link) = link::open(settings, &access, true);
@@ -171,6 +190,15 @@ impl Publisher<'_> {
             (Stage::Sent, Failure::Closed) => "closed".to_owned(),
             (Stage::Sent, Failure::Reset) => "connection reset".to_owned(),
             (Stage::Sent, Failure::Network(reason)) => clean(reason),
+            (Stage::Sent, &Failure::GaveUp(reason)) => {
+                return PublishError::GivenUp {
+                    broker: self.settings.broker(),
+                    topic: self.message.topic.clone(),
+                    size: self.message.payload.len(),
+                    reason,
+                    sent: self.link.all_sent(),
+                };
+            }
             (stage, failure) => {
                 return PublishError::Connection(failure.explain(self.settings, stage == Stage::Sent));
             }
@@ -187,8 +215,47 @@ impl Publisher<'_> {
     fn too_late(&self, limit: Duration) -> PublishError {
         let what = match self.stage {
             Stage::Connecting => "accept the connection",
+            Stage::Sent if !self.link.all_sent() => "take all of the message",
             Stage::Sent => "confirm the message, though it may have it,",
         };
         PublishError::Timeout { broker: self.settings.broker(), what, limit }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::mqtt::settings::Protocol;
+
+    #[test]
+    fn who_gave_up_and_what_may_have_arrived_is_said() {
+        let settings = MqttSettings {
+            host: "broker.example".into(),
+            port: 1883,
+            tls: None,
+            protocol: Protocol::V5,
+            client_id: "ci".into(),
+            username: None,
+            password_file: None,
+            keep_alive: Duration::from_secs(30),
+            session_expiry: Duration::ZERO,
+            max_payload: 1 << 20,
+        };
+        let message =
+            Outgoing { topic: "t".into(), payload: b"push".to_vec(), headers: Vec::new(), retain: false };
+        let (client, link) = link::open(&settings, &Access::read(&settings).unwrap(), true);
+        let mut publisher =
+            Publisher { settings: &settings, message: &message, client, link, stage: Stage::Sent };
+        let sent = publisher.failed(&Failure::SILENT).to_string();
+        assert!(sent.contains("though it may have it, and the connection was given up"), "{sent}");
+        assert!(sent.ends_with("(no answer to a ping)") && !sent.contains("broke the"), "{sent}");
+        publisher.send().unwrap();
+        let stalled = publisher.failed(&Failure::STALLED).to_string();
+        assert!(stalled.contains("of 4 bytes on t, and the connection was given up"), "{stalled}");
+        let late = publisher.too_late(Duration::from_secs(30)).to_string();
+        assert_eq!(late, "broker.example:1883 did not take all of the message within 30s");
+        let closed = publisher.failed(&Failure::Closed).to_string();
+        assert!(closed.contains("broke the connection off"), "{closed}");
     }
 }

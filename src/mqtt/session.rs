@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use super::ConnectionState;
+use super::ended::{End, Ended};
 use super::failure::Failure;
-use super::link::{self, Access, Client, Connected, Event, Link, Publish, Request};
+use super::link::{self, Access, Client, Connected, Event, Grant, Link, Publish, Request};
 use super::message::{Ack, Message, Payload, Receipt, Share};
 use super::settings::Interest;
 use super::subscriptions::Request as Asked;
@@ -27,21 +28,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(300);
 const FILTERS_NAMED: usize = 10;
 /// Payloads up to here are copied, for a slice keeps the whole read buffer in memory.
 const COPIED: usize = 64 * 1024;
-
-/// How a connection ended.
-pub(super) struct Ended {
-    pub(super) why: End,
-    /// When the broker accepted it; `None`: never.
-    pub(super) connected_at: Option<Instant>,
-}
-
-pub(super) enum End {
-    /// The agent goes down.
-    Stopped,
-    /// Ended by us, to begin anew.
-    Renew,
-    Failed(Failure),
-}
 
 /// What ends a wait.
 enum Wake {
@@ -89,7 +75,9 @@ pub(super) async fn run(core: &mut Core, access: &Access) -> Ended {
         ask_again_at: None,
     };
     let why = session.serve(&mut link).await;
-    Ended { why, connected_at: session.connected_at }
+    let connected_at = session.connected_at;
+    let asked_for = connected_at.and(core.subscriptions.asked_for()).map(str::to_owned);
+    Ended { why, connected_at, asked_for }
 }
 
 impl Session<'_> {
@@ -189,9 +177,17 @@ impl Session<'_> {
         self.announce();
     }
 
-    fn subscribed(&mut self, packet_id: u16, answers: Vec<Option<String>>) {
+    fn subscribed(&mut self, packet_id: u16, answers: Vec<Grant>) {
         let granted = self.core.subscriptions.granted().len();
-        for refusal in self.core.subscriptions.subscribe_answered(packet_id, answers) {
+        let amiss = self.core.subscriptions.subscribe_answered(packet_id, answers);
+        for filter in amiss.weak {
+            warn!(
+                filter,
+                broker = self.core.broker,
+                "the broker grants only QoS 0: pushes are lost while this agent is away"
+            );
+        }
+        for refusal in amiss.refusals {
             self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
             error!(
                 filter = refusal.filter,
@@ -279,7 +275,8 @@ impl Session<'_> {
 
     fn wanted(&mut self, topic: String, publish: Publish) {
         trace!(topic, size = publish.payload.len(), "message received");
-        if publish.packet_id.is_none() && !self.core.qos0_warned {
+        let qos0 = publish.packet_id.is_none() && !self.core.qos0_warned;
+        if qos0 && !self.core.subscriptions.weakened(&topic) {
             self.core.qos0_warned = true;
             warn!(
                 topic,

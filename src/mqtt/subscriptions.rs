@@ -2,16 +2,30 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::link::Grant;
+
 /// AWS takes no more filters than this in one SUBSCRIBE.
 const FILTERS_PER_SUBSCRIBE: usize = 8;
 /// Far from what any broker keeps open at a time.
 const OUTSTANDING: usize = 8;
+/// After so many connections in a row that ended over the new filters, the old ones make room for them first.
+const IN_VAIN: u32 = 2;
 
 /// A request to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Request {
     Subscribe(Vec<String>),
     Unsubscribe(String),
+}
+
+impl Request {
+    /// The first filter of a SUBSCRIBE.
+    fn subscribes(&self) -> Option<&str> {
+        match self {
+            Self::Subscribe(filters) => filters.first().map(String::as_str),
+            Self::Unsubscribe(_) => None,
+        }
+    }
 }
 
 /// A filter that the broker does not grant.
@@ -21,7 +35,18 @@ pub(super) struct Refusal {
     pub(super) reason: String,
 }
 
+/// What is amiss with the filters that the broker has answered for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Amiss {
+    pub(super) refusals: Vec<Refusal>,
+    /// Granted with `QoS` 0 only, and not known to be.
+    pub(super) weak: Vec<String>,
+}
+
 /// The subscriptions of one client over all its connections.
+///
+/// What covers a topic now and what covers it next may be two filters, so the old ones are unsubscribed when the new ones
+/// have been granted: in between, messages come twice rather than not at all.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     /// What the session at the broker may hold: it brings messages for these even when nobody asks any more.
@@ -30,11 +55,19 @@ pub(super) struct Subscriptions {
     asked: BTreeSet<String>,
     granted: BTreeSet<String>,
     refused: BTreeSet<String>,
+    /// Granted with `QoS` 0 when they were answered for last, on whichever connection.
+    weak: BTreeSet<String>,
     to_send: VecDeque<Request>,
     /// Handed to the link, which numbers them in this order.
     unnumbered: VecDeque<Request>,
     unanswered: HashMap<u16, Request>,
     outstanding_limit: usize,
+    /// How many UNSUBSCRIBEs are to be sent or unanswered.
+    leaving: usize,
+    /// The broker refused a filter while it still held old ones: it may have a limit on their number.
+    wants_room: bool,
+    /// How many connections in a row ended with new filters unanswered and old ones still subscribed.
+    in_vain: u32,
 }
 
 impl Subscriptions {
@@ -45,25 +78,33 @@ impl Subscriptions {
 
     /// A connection begins: everything is asked for again, for only the answer tells whether it is granted.
     pub(super) fn connected(&mut self, filters: &[String], session_present: bool, receive_maximum: u16) {
+        self.in_vain = if self.leaving > 0 && self.asked_for().is_some() { self.in_vain + 1 } else { 0 };
         if !session_present {
             self.held.clear();
         }
         // A broker that takes little at a time gets little.
         self.outstanding_limit = OUTSTANDING.min(usize::from(receive_maximum)).max(1);
-        self.asked = self.held.clone();
+        self.asked.clear();
         self.granted.clear();
         self.refused.clear();
         self.to_send.clear();
         self.unnumbered.clear();
         self.unanswered.clear();
-        self.unsubscribe_all_but(filters);
-        self.asked.clear();
-        self.want(filters);
+        self.leaving = 0;
+        self.wants_room = false;
+        let gone = all_but(&self.held, filters);
+        if self.in_vain >= IN_VAIN {
+            self.leave(gone);
+            self.want(filters);
+        } else {
+            self.want(filters);
+            self.leave(gone);
+        }
     }
 
     /// Asks for what is new in `filters`, and no longer for what is gone.
     pub(super) fn want(&mut self, filters: &[String]) {
-        self.unsubscribe_all_but(filters);
+        let gone = all_but(&self.asked, filters);
         let mut new = Vec::new();
         for filter in filters {
             if self.asked.insert(filter.clone()) {
@@ -71,6 +112,7 @@ impl Subscriptions {
             }
         }
         self.ask(&new);
+        self.leave(gone);
     }
 
     /// Asks for what was refused once more.
@@ -84,13 +126,13 @@ impl Subscriptions {
             .extend(filters.chunks(FILTERS_PER_SUBSCRIBE).map(|batch| Request::Subscribe(batch.to_vec())));
     }
 
-    fn unsubscribe_all_but(&mut self, filters: &[String]) {
-        let wanted: BTreeSet<&String> = filters.iter().collect();
-        let gone: Vec<String> = self.asked.iter().filter(|asked| !wanted.contains(asked)).cloned().collect();
-        for filter in gone {
+    fn leave(&mut self, filters: Vec<String>) {
+        self.leaving += filters.len();
+        for filter in filters {
             self.asked.remove(&filter);
             self.granted.remove(&filter);
             self.refused.remove(&filter);
+            self.weak.remove(&filter);
             self.to_send.push_back(Request::Unsubscribe(filter));
         }
     }
@@ -98,6 +140,9 @@ impl Subscriptions {
     /// The next request to hand to the link, unless too many are unanswered.
     pub(super) fn next_request(&mut self) -> Option<Request> {
         if self.unnumbered.len() + self.unanswered.len() >= self.outstanding_limit {
+            return None;
+        }
+        if matches!(self.to_send.front(), Some(Request::Unsubscribe(_))) && self.asked_for().is_some() {
             return None;
         }
         let request = self.to_send.pop_front()?;
@@ -115,44 +160,73 @@ impl Subscriptions {
         }
     }
 
-    /// The broker's answer to a SUBSCRIBE: for each filter nothing, or why it is refused.
-    pub(super) fn subscribe_answered(
-        &mut self,
-        packet_id: u16,
-        answers: Vec<Option<String>>,
-    ) -> Vec<Refusal> {
-        let Some(Request::Subscribe(filters)) = self.unanswered.remove(&packet_id) else {
-            return Vec::new();
-        };
-        let missing = std::iter::repeat(Some("the broker gave no answer for it".to_owned()));
-        let mut refusals = Vec::new();
+    /// The broker's answer to a SUBSCRIBE.
+    pub(super) fn subscribe_answered(&mut self, packet_id: u16, answers: Vec<Grant>) -> Amiss {
+        let mut amiss = Amiss::default();
+        let Some(Request::Subscribe(filters)) = self.unanswered.remove(&packet_id) else { return amiss };
+        let missing =
+            std::iter::repeat_with(|| Grant::Refused("the broker gave no answer for it".to_owned()));
         for (filter, answer) in filters.into_iter().zip(answers.into_iter().chain(missing)) {
             // Dropped from the interest meanwhile: its UNSUBSCRIBE is on the way.
             if !self.asked.contains(&filter) {
                 continue;
             }
-            if let Some(reason) = answer {
-                self.refused.insert(filter.clone());
-                refusals.push(Refusal { filter, reason });
-            } else {
-                self.granted.insert(filter);
+            match answer {
+                Grant::Full => self.grant(filter),
+                Grant::Qos0 => {
+                    if self.weak.insert(filter.clone()) {
+                        amiss.weak.push(filter.clone());
+                    }
+                    self.granted.insert(filter);
+                }
+                Grant::Refused(reason) => amiss.refusals.extend(self.refuse(filter, reason)),
             }
         }
-        refusals
+        amiss
+    }
+
+    fn grant(&mut self, filter: String) {
+        self.weak.remove(&filter);
+        self.granted.insert(filter);
+    }
+
+    /// While old filters are still subscribed the last word is not spoken.
+    fn refuse(&mut self, filter: String, reason: String) -> Option<Refusal> {
+        self.refused.insert(filter.clone());
+        if self.leaving > 0 {
+            self.wants_room = true;
+            return None;
+        }
+        Some(Refusal { filter, reason })
     }
 
     /// The broker's answer to an UNSUBSCRIBE.
     pub(super) fn unsubscribe_answered(&mut self, packet_id: u16) {
-        if let Some(Request::Unsubscribe(filter)) = self.unanswered.remove(&packet_id)
-            && !self.asked.contains(&filter)
-        {
+        let Some(Request::Unsubscribe(filter)) = self.unanswered.remove(&packet_id) else { return };
+        if !self.asked.contains(&filter) {
             self.held.remove(&filter);
+        }
+        self.leaving = self.leaving.saturating_sub(1);
+        if self.leaving == 0 && std::mem::take(&mut self.wants_room) {
+            self.ask_again();
         }
     }
 
     /// Whether the broker has answered everything.
     pub(super) fn settled(&self) -> bool {
         self.to_send.is_empty() && self.unnumbered.is_empty() && self.unanswered.is_empty()
+    }
+
+    /// A filter that the broker was asked for and has not answered for, the oldest of them.
+    pub(super) fn asked_for(&self) -> Option<&str> {
+        let numbered = self.unanswered.iter().filter_map(|(id, request)| Some((id, request.subscribes()?)));
+        let oldest = numbered.min_by_key(|(id, _)| **id).map(|(_, filter)| filter);
+        oldest.or_else(|| self.unnumbered.iter().find_map(Request::subscribes))
+    }
+
+    /// Whether it may be the broker that made a message on this topic come with `QoS` 0.
+    pub(super) fn weakened(&self, topic: &str) -> bool {
+        self.weak.iter().any(|filter| rumqttc::matches(topic, filter))
     }
 
     pub(super) fn granted(&self) -> &BTreeSet<String> {
@@ -168,199 +242,11 @@ impl Subscriptions {
     }
 }
 
+fn all_but(filters: &BTreeSet<String>, wanted: &[String]) -> Vec<String> {
+    let wanted: BTreeSet<&String> = wanted.iter().collect();
+    filters.iter().filter(|filter| !wanted.contains(filter)).cloned().collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
-    use super::*;
-
-    fn filters(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    fn subscribe(names: &[&str]) -> Request {
-        Request::Subscribe(filters(names))
-    }
-
-    fn unsubscribe(name: &str) -> Request {
-        Request::Unsubscribe(name.to_owned())
-    }
-
-    fn set(names: &[&str]) -> BTreeSet<String> {
-        filters(names).into_iter().collect()
-    }
-
-    /// Subscribed to these, all granted.
-    fn granted(names: &[&str]) -> Subscriptions {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(names), false, 20);
-        subscriptions.next_request().unwrap();
-        subscriptions.sent(1);
-        assert!(subscriptions.subscribe_answered(1, vec![None; names.len()]).is_empty());
-        assert!(subscriptions.settled());
-        subscriptions
-    }
-
-    #[test]
-    fn eight_filters_a_request_and_eight_requests_at_a_time() {
-        let many: Vec<String> = (0..100).map(|n| format!("t/{n}")).collect();
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&many, false, u16::MAX);
-        let mut seen = Vec::new();
-        for packet_id in 1..=8 {
-            let Some(Request::Subscribe(batch)) = subscriptions.next_request() else { panic!("none left") };
-            assert_eq!(batch.len(), 8);
-            seen.extend(batch);
-            subscriptions.sent(packet_id);
-        }
-        assert_eq!(subscriptions.next_request(), None);
-        assert!(!subscriptions.settled());
-        subscriptions.subscribe_answered(3, vec![None; 8]);
-        for packet_id in 9.. {
-            let Some(Request::Subscribe(batch)) = subscriptions.next_request() else { break };
-            seen.extend(batch.clone());
-            subscriptions.sent(packet_id);
-            subscriptions.subscribe_answered(packet_id, vec![None; batch.len()]);
-        }
-        assert_eq!(seen, many);
-        for packet_id in [1, 2, 4, 5, 6, 7, 8] {
-            assert!(!subscriptions.settled());
-            subscriptions.subscribe_answered(packet_id, vec![None; 8]);
-        }
-        assert!(subscriptions.settled());
-        assert_eq!(subscriptions.granted().len(), 100);
-    }
-
-    #[test]
-    fn a_small_receive_maximum_limits_what_is_outstanding() {
-        let many: Vec<String> = (0..30).map(|n| format!("t/{n}")).collect();
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&many, false, 2);
-        assert!(subscriptions.next_request().is_some());
-        assert!(subscriptions.next_request().is_some());
-        assert_eq!(subscriptions.next_request(), None);
-    }
-
-    #[test]
-    fn answers_are_matched_by_number_and_refusals_by_place() {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(&["a", "b", "c"]), false, 20);
-        subscriptions.next_request().unwrap();
-        subscriptions.sent(7);
-        assert!(subscriptions.subscribe_answered(6, vec![None]).is_empty(), "not ours");
-        let refusals = subscriptions.subscribe_answered(7, vec![None, Some("not authorized".into())]);
-        let refused: Vec<_> = refusals.iter().map(|refusal| refusal.filter.as_str()).collect();
-        assert_eq!(refused, ["b", "c"], "what has no answer is not granted");
-        assert_eq!(refusals[0].reason, "not authorized");
-        assert_eq!(subscriptions.granted(), &set(&["a"]));
-        assert_eq!(subscriptions.refused(), &set(&["b", "c"]));
-        assert_eq!(subscriptions.held(), &set(&["a", "b", "c"]), "an older grant may live on");
-    }
-
-    #[test]
-    fn a_change_asks_for_the_difference_only() {
-        let mut subscriptions = granted(&["a", "b"]);
-        subscriptions.want(&filters(&["b", "c"]));
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("a")));
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["c"])));
-        assert_eq!(subscriptions.next_request(), None);
-        assert_eq!(subscriptions.held(), &set(&["a", "b", "c"]), "until the broker has answered");
-        subscriptions.sent(2);
-        subscriptions.sent(3);
-        subscriptions.unsubscribe_answered(2);
-        subscriptions.subscribe_answered(3, vec![None]);
-        assert!(subscriptions.settled());
-        assert_eq!(subscriptions.granted(), &set(&["b", "c"]));
-        assert_eq!(subscriptions.held(), &set(&["b", "c"]));
-    }
-
-    #[test]
-    fn a_filter_that_goes_while_it_is_asked_for_is_unsubscribed() {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(&["a"]), false, 20);
-        subscriptions.next_request().unwrap();
-        subscriptions.sent(1);
-        subscriptions.want(&[]);
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("a")));
-        subscriptions.sent(2);
-        subscriptions.subscribe_answered(1, vec![None]);
-        assert!(subscriptions.granted().is_empty());
-        subscriptions.unsubscribe_answered(2);
-        assert!(subscriptions.held().is_empty() && subscriptions.settled());
-    }
-
-    #[test]
-    fn a_filter_that_comes_back_is_asked_for_again() {
-        let mut subscriptions = granted(&["a"]);
-        subscriptions.want(&[]);
-        subscriptions.want(&filters(&["a"]));
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("a")));
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["a"])));
-        subscriptions.sent(1);
-        subscriptions.sent(2);
-        subscriptions.unsubscribe_answered(1);
-        subscriptions.subscribe_answered(2, vec![None]);
-        assert_eq!(subscriptions.granted(), &set(&["a"]));
-        assert_eq!(subscriptions.held(), &set(&["a"]));
-    }
-
-    #[test]
-    fn a_kept_session_is_rid_of_what_nobody_wants() {
-        let mut subscriptions = Subscriptions::new(filters(&["old", "a"]));
-        subscriptions.connected(&filters(&["a"]), true, 20);
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("old")));
-        assert_eq!(
-            subscriptions.next_request(),
-            Some(subscribe(&["a"])),
-            "asked for again: only a SUBACK says granted"
-        );
-    }
-
-    #[test]
-    fn a_new_session_holds_nothing() {
-        let mut subscriptions = Subscriptions::new(filters(&["old"]));
-        subscriptions.connected(&filters(&["a"]), false, 20);
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["a"])));
-        assert_eq!(subscriptions.next_request(), None);
-    }
-
-    #[test]
-    fn a_reconnect_forgets_what_was_unanswered() {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(&["a"]), false, 20);
-        subscriptions.next_request().unwrap();
-        subscriptions.sent(1);
-        subscriptions.connected(&filters(&["b"]), true, 20);
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("a")), "the broker may have taken it");
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["b"])));
-    }
-
-    #[test]
-    fn what_was_refused_and_is_still_wanted_can_be_asked_for_again() {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(&["a", "b", "c"]), false, 20);
-        subscriptions.next_request().unwrap();
-        subscriptions.sent(1);
-        let no = || Some("not authorized".to_owned());
-        assert_eq!(subscriptions.subscribe_answered(1, vec![None, no(), no()]).len(), 2);
-        subscriptions.want(&filters(&["a", "b"]));
-        subscriptions.ask_again();
-        subscriptions.ask_again();
-        assert_eq!(subscriptions.next_request(), Some(unsubscribe("c")));
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["b"])));
-        assert_eq!(subscriptions.next_request(), None, "asked for already");
-        subscriptions.sent(2);
-        subscriptions.sent(3);
-        subscriptions.unsubscribe_answered(2);
-        assert!(subscriptions.subscribe_answered(3, vec![None]).is_empty());
-        assert_eq!(subscriptions.granted(), &set(&["a", "b"]));
-        assert!(subscriptions.refused().is_empty() && subscriptions.settled());
-    }
-
-    #[test]
-    fn duplicates_are_asked_for_once() {
-        let mut subscriptions = Subscriptions::new([]);
-        subscriptions.connected(&filters(&["a", "a"]), false, 20);
-        assert_eq!(subscriptions.next_request(), Some(subscribe(&["a"])));
-        assert_eq!(subscriptions.next_request(), None);
-    }
-}
+mod tests;

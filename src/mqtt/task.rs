@@ -11,21 +11,18 @@ use tracing::{debug, error, warn};
 
 use super::ConnectionState;
 use super::backoff::Backoff;
+use super::closings::Closings;
 use super::complaints::Complaints;
+use super::ended::{End, Ended};
 use super::failure::Failure;
 use super::link::Access;
 use super::message::Receipt;
 use super::queue::Intake;
-use super::session::{self, End, Ended};
+use super::session;
 use super::settings::{Interest, MqttSettings};
 use super::subscriptions::Subscriptions;
 use super::unfit::Drops;
 use crate::exposure::Known;
-
-/// After so many connections in a row that were closed soon, somebody else uses the client id …
-const TAKE_OVERS: u32 = 3;
-/// … and soon is within the longest pause of that other client, and a little more.
-const SOON: Duration = Duration::from_secs(90);
 
 /// What outlives a connection.
 pub(super) struct Core {
@@ -111,7 +108,7 @@ async fn connect(core: &mut Core) -> Ended {
     let reading = tokio::task::spawn_blocking(move || Access::read(&settings));
     let access = tokio::select! {
         access = reading => access,
-        () = core.shutdown.cancelled() => return Ended { why: End::Stopped, connected_at: None },
+        () = core.shutdown.cancelled() => return Ended::before_it_began(End::Stopped),
     };
     match access {
         Ok(Ok(access)) => {
@@ -120,13 +117,10 @@ async fn connect(core: &mut Core) -> Ended {
             }
             session::run(core, &access).await
         }
-        Ok(Err(failure)) => Ended { why: End::Failed(failure), connected_at: None },
-        Err(_) => Ended {
-            why: End::Failed(Failure::Network(
-                "reading the files of the mqtt section was interrupted".into(),
-            )),
-            connected_at: None,
-        },
+        Ok(Err(failure)) => Ended::before_it_began(End::Failed(failure)),
+        Err(_) => Ended::before_it_began(End::Failed(Failure::Network(
+            "reading the files of the mqtt section was interrupted".into(),
+        ))),
     }
 }
 
@@ -134,13 +128,16 @@ async fn connect(core: &mut Core) -> Ended {
 struct Retry {
     backoff: Backoff<fn() -> f64>,
     complaints: Complaints,
-    /// How many connections in a row the broker has closed soon after it accepted them.
-    closed_soon: u32,
+    closings: Closings,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { backoff: Backoff::new(fastrand::f64), complaints: Complaints::default(), closed_soon: 0 }
+        Self {
+            backoff: Backoff::new(fastrand::f64),
+            complaints: Complaints::default(),
+            closings: Closings::default(),
+        }
     }
 }
 
@@ -149,8 +146,8 @@ impl Retry {
     fn after(&mut self, core: &Core, ended: Ended) -> Option<Duration> {
         let lasted = ended.connected_at.map(|at| at.elapsed());
         let connected = lasted.is_some();
-        if let Some(lasted) = lasted {
-            self.backoff.connection_ended(lasted);
+        if let Some(served) = ended.served() {
+            self.backoff.connection_ended(served);
         }
         match ended.why {
             End::Stopped => None,
@@ -159,22 +156,10 @@ impl Retry {
                 None
             }
             End::Failed(failure) => {
-                let failure = self.recognise(failure, lasted);
+                let failure = self.closings.recognise(failure, lasted, ended.asked_for);
                 Some(self.failed(core, &failure, connected))
             }
         }
-    }
-
-    /// A take-over shows as a connection that is closed without a word, or with MQTT 5's word for it.
-    fn recognise(&mut self, failure: Failure, lasted: Option<Duration>) -> Failure {
-        let Some(lasted) = lasted else { return failure };
-        let closed = match &failure {
-            Failure::Closed => true,
-            Failure::Disconnected(reason) => reason.contains("SessionTakenOver"),
-            _ => false,
-        };
-        self.closed_soon = if closed && lasted < SOON { self.closed_soon + 1 } else { 0 };
-        if self.closed_soon >= TAKE_OVERS { Failure::TakenOver } else { failure }
     }
 
     fn failed(&mut self, core: &Core, failure: &Failure, connected: bool) -> Duration {
@@ -190,7 +175,7 @@ impl Retry {
         let delay = Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         let retry_in = humantime::format_duration(delay).to_string();
         let broker = &core.broker;
-        if !self.complaints.worth(reason, connected) {
+        if !self.complaints.worth(&failure.gist(reason), connected) {
             debug!(broker, reason, retry_in, "still no connection");
             return;
         }
@@ -208,24 +193,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_take_over_is_recognised_by_its_pattern() {
-        let mut retry = Retry::default();
-        let soon = Some(Duration::from_secs(2));
-        let said = || Failure::Disconnected("SessionTakenOver".into());
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
-        assert_eq!(
-            retry.recognise(Failure::Network("refused".into()), None),
-            Failure::Network("refused".into())
-        );
-        assert_eq!(retry.recognise(said(), soon), said());
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::TakenOver);
-        assert_eq!(retry.recognise(Failure::Closed, Some(SOON)), Failure::Closed, "it had lasted");
-        assert_eq!(retry.recognise(Failure::Closed, soon), Failure::Closed);
-    }
-
-    #[test]
     fn the_other_client_is_given_time() {
-        assert!(Failure::TakenOver.lasting());
+        assert!(Failure::TakenOver.lasting() && Failure::ClosedSoon.lasting());
         let mut retry = Retry::default();
         assert!(retry.backoff.long() >= Duration::from_secs(30));
     }

@@ -8,7 +8,7 @@ use rumqttc::mqttbytes::{Error, QoS};
 use tokio_util::bytes::BytesMut;
 
 use super::failure::Failure;
-use super::link::{self, Access, Answer, Connected, Event, Request};
+use super::link::{self, Access, Answer, Connected, Event, Grant, Request};
 use super::settings::MqttSettings;
 
 pub(super) struct Packets {
@@ -88,8 +88,9 @@ fn event(packet: Packet) -> Result<Event, Failure> {
         Packet::ConnAck(refused) => return Err(refused.code.into()),
         Packet::SubAck(suback) => {
             let answers = suback.return_codes.into_iter().map(|code| match code {
-                SubscribeReasonCode::Success(_) => None,
-                SubscribeReasonCode::Failure => Some("refused".to_owned()),
+                SubscribeReasonCode::Success(QoS::AtMostOnce) => Grant::Qos0,
+                SubscribeReasonCode::Success(_) => Grant::Full,
+                SubscribeReasonCode::Failure => Grant::Refused("refused".to_owned()),
             });
             Event::Subscribed(suback.pkid, answers.collect())
         }

@@ -12,7 +12,7 @@ use tokio_util::bytes::{Bytes, BytesMut};
 
 use super::failure::{Failure, printable};
 use super::frame::{CONNACK, DISCONNECT, Head};
-use super::link::{self, Access, Answer, Connected, Event, Request};
+use super::link::{self, Access, Answer, Connected, Event, Grant, Request};
 use super::publish::Outgoing;
 use super::queue::QUEUE_MESSAGES;
 use super::settings::MqttSettings;
@@ -79,8 +79,9 @@ impl Packets {
             Packet::ConnAck(refused) => return Err(refused.code.into()),
             Packet::SubAck(suback) => {
                 let answers = suback.return_codes.into_iter().map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    refused => Some(format!("{refused:?}")),
+                    SubscribeReasonCode::Success(QoS::AtMostOnce) => Grant::Qos0,
+                    SubscribeReasonCode::Success(_) => Grant::Full,
+                    refused => Grant::Refused(format!("{refused:?}")),
                 });
                 Event::Subscribed(suback.pkid, answers.collect())
             }

@@ -1,6 +1,7 @@
 //! The socket, and the library's packets on it. Many answers go out in one write, and many messages come in by one read:
 //! that is most of what a message costs.
 
+use std::io;
 use std::pin::Pin;
 
 use rumqttc::tokio_rustls::TlsConnector;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::bytes::BytesMut;
 
+use super::due::Due;
 use super::failure::Failure;
 use super::frame::Head;
 use super::incoming::{Incoming, READ, Read};
@@ -20,6 +22,9 @@ use super::link::{self, Access, Connected, Event, PATIENCE, Request};
 use super::settings::{MqttSettings, Protocol};
 use super::{v4, v5};
 use crate::slack;
+
+/// RFC 8446, 5.1 and 6: how an alert begins, whichever the version of TLS. No packet of MQTT for clients does.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// The packets of one version of MQTT.
 pub(super) enum Packets {
@@ -89,16 +94,18 @@ pub(super) struct Wire {
     keep_alive: std::time::Duration,
     /// Nothing was heard since the last ping. A large message takes its time, and the answer comes behind it.
     silent: bool,
+    due: Due,
     last_id: u16,
 }
 
 impl Wire {
     pub(super) async fn connect(
+        tcp: TcpStream,
         settings: &MqttSettings,
         access: &Access,
         clean: bool,
     ) -> Result<(Self, Connected), Failure> {
-        let mut wire = Self::over(stream(settings, access).await?, settings);
+        let mut wire = Self::over(stream(tcp, settings, access).await?, settings);
         wire.packets.connect(settings, access, clean, &mut wire.output)?;
         let greeting = wire.greeting().await?;
         wire.greeted(&greeting);
@@ -124,6 +131,7 @@ impl Wire {
             ping: Box::pin(sleep_until(slack::deadline(keep_alive))),
             keep_alive,
             silent: false,
+            due: Due::default(),
             last_id: 0,
         }
     }
@@ -131,6 +139,9 @@ impl Wire {
     async fn greeting(&mut self) -> Result<Connected, Failure> {
         self.flush().await?;
         loop {
+            if self.incoming.buffer.starts_with(&TLS_ALERT) {
+                return Err(Failure::Tls);
+            }
             match self.incoming.next(&mut self.packets)? {
                 Read::Event(Event::Connected(greeting)) => return Ok(greeting),
                 Read::Event(_) => return Err(Failure::Network("its first packet was no CONNACK".into())),
@@ -154,7 +165,10 @@ impl Wire {
                 Read::Event(Event::Connected(_)) => {
                     return Err(Failure::Network("it accepted the connection twice".into()));
                 }
-                Read::Event(event) => return Ok(event),
+                Read::Event(event) => {
+                    self.due.heard(&event);
+                    return Ok(event);
+                }
                 Read::Incomplete(missing) => {
                     // A large packet gets no more room than it needs: what is read beyond it would keep all of it in memory.
                     let large = self.incoming.buffer.len() + missing > READ;
@@ -182,13 +196,20 @@ impl Wire {
                 self.silent = false;
             }
             () = &mut self.ping => self.send_ping()?,
+            () = self.due.over() => {
+                if self.incoming.is_at_rest() {
+                    return Err(Failure::UNANSWERED);
+                }
+                // The answer may be behind a large message that is on its way.
+                self.due.postpone();
+            }
         }
         Ok(None)
     }
 
     fn send_ping(&mut self) -> Result<(), Failure> {
         if self.silent {
-            return Err(Failure::Network("no answer to a ping".into()));
+            return Err(Failure::SILENT);
         }
         self.silent = true;
         self.ping.as_mut().reset(slack::deadline(self.keep_alive));
@@ -202,23 +223,38 @@ impl Wire {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         }
         self.packets.write(request, self.last_id, &mut self.output)?;
+        if numbered {
+            self.due.asked();
+        }
         Ok(numbered.then_some(Event::Requested(self.last_id)))
     }
 
+    /// A large message may take as long as it needs, so long as any of it gets away.
     async fn flush(&mut self) -> Result<(), Failure> {
-        if self.output.is_empty() {
-            return Ok(());
+        while !self.output.is_empty() {
+            let step = async {
+                let written = self.stream.write_buf(&mut self.output).await?;
+                if self.output.is_empty() {
+                    self.stream.flush().await?;
+                }
+                Ok::<_, io::Error>(written)
+            };
+            match timeout(PATIENCE, step).await.map_err(|_| Failure::STALLED)? {
+                Ok(0) => return Err(Failure::from(&io::Error::from(io::ErrorKind::WriteZero))),
+                Ok(_) => {}
+                Err(error) => return Err(Failure::from(&error)),
+            }
         }
-        let sending = async {
-            self.stream.write_all_buf(&mut self.output).await?;
-            self.stream.flush().await
-        };
-        let sent = timeout(PATIENCE, sending).await.map_err(|_| Failure::no_answer(PATIENCE))?;
-        sent.map_err(|error| (&error).into())
+        Ok(())
+    }
+
+    /// Whether the socket has taken all that was to be sent.
+    pub(super) fn all_sent(&self) -> bool {
+        self.output.is_empty()
     }
 }
 
-fn received(count: std::io::Result<usize>) -> Result<(), Failure> {
+fn received(count: io::Result<usize>) -> Result<(), Failure> {
     match count {
         Ok(0) => Err(Failure::Closed),
         Ok(_) => Ok(()),
@@ -226,9 +262,12 @@ fn received(count: std::io::Result<usize>) -> Result<(), Failure> {
     }
 }
 
-async fn stream(settings: &MqttSettings, access: &Access) -> Result<Box<dyn Stream>, Failure> {
+async fn stream(
+    tcp: TcpStream,
+    settings: &MqttSettings,
+    access: &Access,
+) -> Result<Box<dyn Stream>, Failure> {
     let failure = |error| Failure::from(&error);
-    let tcp = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(failure)?;
     // Answers are collected here, and shall then not wait for the other side's.
     tcp.set_nodelay(true).map_err(failure)?;
     let Some(config) = access.tls() else { return Ok(Box::new(tcp)) };
@@ -236,6 +275,10 @@ async fn stream(settings: &MqttSettings, access: &Access) -> Result<Box<dyn Stre
         .map_err(|_| Failure::Certificate("mqtt.url names no host that a certificate can be for".into()))?;
     Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await.map_err(failure)?))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod patience;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -251,11 +294,11 @@ mod tests {
     impl Stream for DuplexStream {}
 
     /// MQTT 3.1.1, section 3.3: a message of QoS 0 on the topic `t`, of 100 bytes.
-    fn message() -> Vec<u8> {
+    pub(super) fn message() -> Vec<u8> {
         [[0x30, 103, 0, 1, b't'].as_slice(), &[b'x'; 100]].concat()
     }
 
-    fn settings() -> MqttSettings {
+    pub(super) fn settings() -> MqttSettings {
         MqttSettings {
             host: "broker.example".into(),
             port: 1883,
@@ -285,7 +328,7 @@ mod tests {
         let (event, ()) = tokio::join!(wire.next(&mut requests), slowly);
         assert!(matches!(event, Ok(Event::Publish(publish)) if publish.payload.len() == 100));
         let silence = wire.next(&mut requests).await.err();
-        assert_eq!(silence, Some(Failure::Network("no answer to a ping".into())));
+        assert_eq!(silence, Some(Failure::SILENT));
     }
 
     /// MQTT 5, 3.2.2.3.14, lets the broker wish for any time.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use crate::support::payload::Push;
@@ -153,6 +153,18 @@ fn says_only(words: &'static [u8]) -> (u16, JoinHandle<Vec<u8>>) {
     (port, broker)
 }
 
+/// A broker that says this to whoever connects, and reads nothing. The connection lasts as long as what is given.
+fn accepts_only(words: &'static [u8]) -> (u16, JoinHandle<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let broker = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.write_all(words).unwrap();
+        connection
+    });
+    (port, broker)
+}
+
 #[test]
 fn nothing_waits_for_ever() {
     let closed = refused(&by_hand(free_port(), &[]), 1);
@@ -161,6 +173,12 @@ fn nothing_waits_for_ever() {
     let late = refused(&by_hand(port, &["--timeout", "200ms"]), 1);
     holds(&late, &["did not accept the connection within 200ms"]);
     assert!(!silent.join().unwrap().is_empty(), "it has been spoken to");
+    // A CONNACK, and then it reads no more than fits into the socket.
+    let (port, _deaf) = accepts_only(&[0x20, 3, 0, 0, 0]);
+    let push = Push::new("acme/api", 'a').bytes_of(24 << 20);
+    let url = format!("mqtt://127.0.0.1:{port}");
+    let late = publish(&["--broker", &url, "--payload", "-", "--timeout", "2s"], &[], &push);
+    holds(&refused(&late, 1), &["did not take all of the message within 2s"]);
     // A CONNACK, and no PUBACK.
     let (port, aloof) = says_only(&[0x20, 3, 0, 0, 0]);
     let late = refused(&by_hand(port, &["--timeout", "200ms"]), 1);
