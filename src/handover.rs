@@ -75,6 +75,11 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let path = environment_file(state.path(), &"api".parse().unwrap());
         write_environment_file(&path, &[("A".into(), "1".into())]).unwrap();
+        // Left by an agent that was killed.
+        let left = path.with_extension("env.new");
+        fs::write(&left, "half").unwrap();
+        fs::set_permissions(&left, Permissions::from_mode(0o644)).unwrap();
+        write_environment_file(&path, &[("A".into(), "1".into())]).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o750, 0o640));
     }

@@ -158,7 +158,7 @@ fn in_a_deploy_nobody_waits_for_the_agent() {
     }
     host.program("getent", "");
     let waits = "deb-systemd-invoke restart instance-agent.service";
-    let not = format!("systemd-run --quiet --no-block /bin/sh -c {waits} || :");
+    let not = format!("systemd-run --quiet /bin/sh -c {waits} || :");
     for (cgroup, call) in [
         ("0::/system.slice/instance-agent-update-web.service", not.as_str()),
         ("12:cpu:/\n1:name=systemd:/system.slice/instance-agent-update-web.scope/x", &not),

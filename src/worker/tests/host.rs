@@ -26,6 +26,24 @@ async fn a_service_that_cannot_be_started_any_more_is_left_to_the_next_agent() {
     assert_eq!(record(&bench).attempt.unwrap().revision.commit, revision('a').commit, "nobody mends it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_begun_after_an_interruption_where_all_services_are_up() {
+    let bench = Bench::new(Fake { goes_down: true, ..Fake::failing(&["stop api"]) });
+    let mut worker = bench.worker(app(&["api"]));
+    push(&worker, 'a');
+    bench.fake.until_called("start api").await;
+    sleep(Duration::from_secs(600)).await;
+    push(&worker, 'b');
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.fake.calls(), ["stop api", "start api"]);
+    let record = record(&bench);
+    assert!(record.attempt.is_none(), "nothing is left to mend");
+    let desired = record.desired.unwrap();
+    assert!(!desired.failed && desired.revision.commit == revision('b').commit, "the next agent deploys it");
+    bench.shutdown.cancel();
+    worker.ended().await;
+}
+
 #[tokio::test]
 async fn a_command_that_fails_then_is_no_failed_deploy() {
     let check = Some(shell("kill $$").into());
