@@ -14,9 +14,9 @@ const EXAMPLE: &str = "usr/share/doc/instance-agent/examples/config.yaml";
 /// The keys that a configuration may have, from the code that reads it.
 fn keys() -> Vec<String> {
     let code = fs::read_to_string(packaging().join("../src/config/fragment.rs")).unwrap();
-    let fields =
-        code.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once(": Field<"));
-    let keys: Vec<_> = fields.map(|(key, _)| key.to_owned()).collect();
+    let fragments = code.split("\nfragment! {\n").skip(1).map(|rest| rest.split("\n}\n").next().unwrap());
+    let fields = fragments.flat_map(str::lines).filter(|line| !line.contains("///"));
+    let keys: Vec<_> = fields.filter_map(|line| Some(line.trim().split_once(": ")?.0.to_owned())).collect();
     assert!(keys.len() > 40 && keys.contains(&"password_file".to_owned()), "{keys:?}");
     keys
 }
