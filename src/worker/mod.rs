@@ -1,5 +1,6 @@
 //! One task per app: deploys the newest revision, one deploy at a time.
 
+mod attempt;
 mod departure;
 mod deploy;
 mod ending;
@@ -19,12 +20,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{CommandSpec, Runner};
 use crate::config::App;
-use crate::journal::{Ended, Entry, InProgress, Record, Rescue, Store};
+use crate::journal::{InProgress, Record, Rescue, Store};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::Refusals;
 use crate::router::Revision;
@@ -32,13 +33,13 @@ use crate::service::{ManagerChoice, ServiceManager};
 
 pub use gate::Gate;
 pub use report::Notices;
-use report::Prospect;
 pub use turns::Turns;
 
+use attempt::{Attempt, begin, carry_out};
 pub(crate) use departure::Departure;
 use inbox::Inbox;
 pub(crate) use inbox::Receipt;
-use ledger::{Ledger, NotRecorded, RETRY, Tries};
+use ledger::Ledger;
 use machine::{Machine, Next};
 pub(crate) use report::set_aside as report_set_aside;
 use rest::Rest;
@@ -290,11 +291,11 @@ async fn work(shared: &Shared) {
         };
         let Some(attempt) = attempt else { continue };
         let context = attempt.setup.context.clone();
-        let outcomes = Box::pin(carry_out(shared, attempt)).await;
-        for outcome in &outcomes {
-            Box::pin(report::tell(outcome, &context, &shared.shutdown)).await;
+        let aftermath = Box::pin(carry_out(shared, attempt)).await;
+        for outcome in aftermath.to_tell {
+            Box::pin(report::tell(&outcome, &context, &shared.shutdown)).await;
         }
-        if outcomes.iter().any(|outcome| outcome.verdict == Verdict::Interrupted) {
+        if aftermath.is_interrupted {
             // The host may go down before it asks the agent to end: what is begun then only fails.
             shared.shutdown.cancelled().await;
         }
@@ -309,23 +310,6 @@ async fn rest(shared: &Shared) -> Option<Attempt> {
         () = shared.ending() => {}
     }
     shared.rest.end().await
-}
-
-/// Waits for the app's turn, and gives it with the configuration that is in force then.
-async fn turn(shared: &Shared) -> (Setup, turns::Turn) {
-    loop {
-        let setup = shared.setup();
-        if !shared.ledger.machine().resumes() {
-            setup.context.gate.open().await;
-        }
-        tokio::select! {
-            turn = setup.context.turns.take(&setup.app) => if setup.is_same(&shared.setup()) {
-                return (setup, turn);
-            },
-            () = shared.configured.notified() => {}
-        }
-        // A reload came meanwhile: the services, and so the locks, may be others, and there may be more turns.
-    }
 }
 
 /// Has the record follow the app's configuration, which may no longer want what is pending.
@@ -349,99 +333,6 @@ fn report_unwanted(dropped: Outcome, setup: &Setup, shared: &Shared) {
 pub(crate) fn tell(outcome: Outcome, context: Arc<Context>, shutdown: &CancellationToken) {
     let (shutdown, notices) = (shutdown.clone(), context.notices.clone());
     notices.spawn(async move { report::tell(&outcome, &context, &shutdown).await });
-}
-
-/// An attempt that is recorded, and may begin.
-struct Attempt {
-    setup: Setup,
-    progress: InProgress,
-    turn: turns::Turn,
-}
-
-/// Waits for the app's turn, and records that what is pending is deployed now. Pushes may have come meanwhile: the
-/// newest counts.
-async fn begin(shared: &Shared) -> Option<Attempt> {
-    let (setup, turn) = tokio::select! {
-        biased;
-        () = shared.ending() => return None,
-        turn = turn(shared) => turn,
-    };
-    let change = |record: &mut Record| {
-        let in_force = setup.is_same(&shared.setup());
-        in_force.then(|| (record.fit(&setup.app), setup.begin(record)))
-    };
-    let begun = shared.ledger.change_at_once(change, |machine, record, begun| {
-        let Some((dropped, progress)) = begun else {
-            machine.noted(record, ());
-            return (None, None);
-        };
-        (dropped, machine.began(record, progress))
-    });
-    let Ok((dropped, progress)) = begun.await else {
-        // The turn is others' meanwhile, and the configuration may be another one then.
-        drop(turn);
-        tokio::select! {
-            () = sleep(RETRY) => {}
-            () = shared.ending() => {}
-        }
-        return None;
-    };
-    if let Some(dropped) = dropped {
-        report_unwanted(dropped, &setup, shared);
-    }
-    let progress = progress?;
-    report::began(&setup.app, &progress);
-    Some(Attempt { setup, progress, turn })
-}
-
-/// Deploys, and records how it ended. Gives what is to be told of it.
-async fn carry_out(shared: &Shared, attempt: Attempt) -> Vec<Outcome> {
-    let Attempt { setup, progress, turn } = attempt;
-    let outcome = deploy::deploy(&setup, &shared.ledger, progress, &shared.shutdown).await;
-    // Not held until the disk has taken the end.
-    drop(turn);
-    if outcome.leaves_services_down() {
-        // Not recorded as ended: the next agent finds it in progress, and brings its services up first.
-        report::ended(&outcome, Prospect::Nothing);
-        return vec![outcome];
-    }
-    let recorded = end(shared, &outcome, &setup, Tries::One).await;
-    let is_recorded = recorded.is_ok();
-    let given_up = if let Ok((given_up, prospect)) = recorded {
-        report::ended(&outcome, prospect);
-        given_up
-    } else {
-        // Whoever sees to the disk must know meanwhile what has failed, which may be why it is full.
-        report::ended(&outcome, Prospect::Unrecorded);
-        report::tell(&outcome, &setup.context, &shared.shutdown).await;
-        // Not recorded: the next agent finds an attempt that was interrupted, and makes it again.
-        end(shared, &outcome, &setup, Tries::Endless).await.map_or(None, |(given_up, _)| given_up)
-    };
-    if let Some(given_up) = &given_up {
-        report::given_up(&given_up.app, &given_up.revision);
-    }
-    // A reload that came meanwhile has waited for the end.
-    fit(shared).await;
-    is_recorded.then_some(outcome).into_iter().chain(given_up).collect()
-}
-
-/// Records how an attempt ended. Gives what else is to be told, and what comes next.
-async fn end(
-    shared: &Shared,
-    outcome: &Outcome,
-    setup: &Setup,
-    tries: Tries,
-) -> Result<(Option<Outcome>, Prospect), NotRecorded> {
-    let retries = setup.app.retries;
-    let change = |record: &mut Record| record.end(Entry::from(outcome), retries);
-    let take_over = |machine: &mut Machine, record: Record, ended: Ended| {
-        let pause = machine.ended(record, ended.retry, Instant::now());
-        (ended.given_up, pause.map_or(Prospect::Nothing, Prospect::Retry))
-    };
-    match tries {
-        Tries::One => shared.ledger.change_at_once(change, take_over).await,
-        Tries::Endless => shared.ledger.change(change, take_over).await,
-    }
 }
 
 /// This instance's share of the stagger, from 0 to all of it: the same at each start, other for each instance.

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use tokio::time::sleep;
+
+use crate::journal::Entry;
 use crate::outcome::Verdict;
 use crate::refs::{Branches, RefRules};
 use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
@@ -9,7 +12,9 @@ use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 use super::*;
 
 mod again;
+mod ending;
 mod host;
+mod waiting;
 
 /// Remembers what it was asked, and does as it is told.
 #[derive(Default)]
@@ -391,124 +396,6 @@ async fn the_check_decides_last_and_does_not_stop_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_ends_the_settling_but_not_the_start() {
-    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
-    let app = App { stop_timeout: Some(Duration::from_secs(30)), ..app(&["api"]) };
-    let clock = Instant::now();
-    let shut_down = async {
-        bench.fake.until_called("stop api").await;
-        bench.shutdown.cancel();
-    };
-    let (outcome, ()) = tokio::join!(bench.deploy(&app), shut_down);
-    assert_eq!(bench.fake.calls(), ["stop api", "start api a"]);
-    assert_eq!((outcome.verdict, clock.elapsed()), (Verdict::Interrupted, Duration::from_secs(30)));
-}
-
-/// How long a start that hangs is waited for once the agent is ending.
-async fn a_start_at_the_end(start_timeout: Option<Duration>) -> Duration {
-    let bench = Bench::new(Fake { hangs: vec!["start api"], ..Fake::default() });
-    let app = App { start_timeout, ..app(&["api"]) };
-    let shut_down = async {
-        bench.fake.until_called("start api b").await;
-        bench.shutdown.cancel();
-        Instant::now()
-    };
-    let (outcome, begun) = tokio::join!(bench.deploy(&app), shut_down);
-    assert!(outcome.failures.iter().any(|failure| failure.step.as_str() == "start"), "{outcome:?}");
-    begun.elapsed()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shutdown_waits_for_a_start_as_long_as_it_may_take() {
-    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    assert_eq!(a_start_at_the_end(Some(minutes(3))).await, minutes(3));
-    assert_eq!(a_start_at_the_end(None).await, minutes(1), "nobody says how long it may take");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_deploy_is_bounded_by_the_starts_of_its_services() {
-    let (hangs, dependents) = (vec!["stop api"], vec!["front"]);
-    let bench = Bench::new(Fake { hangs, dependents, ..Fake::default() });
-    let start_timeout = Some(Duration::from_secs(90));
-    let mut worker = bench.worker(App { start_timeout, ..app(&["proxy", "api"]) });
-    assert_eq!(worker.longest_end().await, None);
-    push(&worker, 'a');
-    bench.fake.until_called("stop api").await;
-    assert_eq!(worker.longest_end().await, Some(Duration::from_secs(120 + 3 * 90)));
-    bench.shutdown.cancel();
-    let begun = Instant::now();
-    worker.ended().await;
-    assert!(begun.elapsed() <= Duration::from_secs(120 + 3 * 90), "{:?}", begun.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_replaced_apps_deploy_is_waited_for_as_well() {
-    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
-    let mut last = bench.worker(app(&["api"]));
-    push(&last, 'a');
-    bench.fake.until_called("stop api").await;
-    for _ in 0..2 {
-        last = bench.replace(last);
-        assert!(last.deploying().is_some());
-        assert_eq!(last.longest_end().await, Some(Duration::from_secs(120 + 60)));
-    }
-    bench.shutdown.cancel();
-    last.ended().await;
-    assert_eq!(last.longest_end().await, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn so_is_that_of_one_that_was_about_to_begin() {
-    let bench = Bench::new(Fake { hangs: vec!["stop api"], ..Fake::default() });
-    let first = bench.worker(app(&["api"]));
-    tokio::task::yield_now().await;
-    let slow_disk = first.shared.ledger.busy().await;
-    push(&first, 'a');
-    tokio::task::yield_now().await;
-    let mut last = bench.replace(bench.replace(first));
-    assert_eq!(last.longest_end().await, None);
-    drop(slow_disk);
-    bench.fake.until_called("stop api").await;
-    assert_eq!(last.longest_end().await, Some(Duration::from_secs(120 + 60)));
-    bench.shutdown.cancel();
-    last.ended().await;
-    assert_eq!(last.former.iter().filter(|former| former.strong_count() > 0).count(), 0, "they are kept");
-}
-
-/// It looks for services to start where the app's record is.
-#[tokio::test(start_paused = true)]
-async fn a_removed_or_replaced_app_that_is_left_down_keeps_its_record_for_the_next_agent() {
-    for departure in [Departure::Removed, Departure::Replaced] {
-        let fake = Fake { hangs: vec!["start api"], ..Fake::default() }.looking("api", &[Status::Stopped]);
-        let bench = Bench::new(fake);
-        let mut worker = bench.worker(app(&["api"]));
-        push(&worker, 'a');
-        bench.fake.until_called("start api a").await;
-        match departure {
-            Departure::Removed => worker.retire(departure),
-            Departure::Replaced => {
-                worker = bench.replace(bench.replace(worker));
-                push(&worker, 'b');
-            }
-        }
-        bench.shutdown.cancel();
-        worker.ended().await;
-        let (records, _) = bench.context.store.read_all().unwrap();
-        let commit = records[0].attempt.as_ref().map(|attempt| attempt.revision.commit.clone());
-        assert_eq!(commit, Some(revision('a').commit), "{departure:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn once_the_agent_is_ending_nothing_is_stopped() {
-    let bench = Bench::new(Fake::default());
-    bench.shutdown.cancel();
-    let outcome = bench.deploy(&app(&["api"])).await;
-    assert_eq!(outcome.verdict, Verdict::Interrupted);
-    assert!(bench.fake.calls().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
     let bench = Bench::new(Fake::default());
     let mut worker = bench.worker(app(&["api"]));
@@ -521,112 +408,4 @@ async fn a_worker_deploys_the_newest_of_the_pushes_that_came_meanwhile() {
     assert_eq!(bench.fake.calls(), ["stop api", "start api a", "stop api", "start api d"]);
     bench.shutdown.cancel();
     worker.ended().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn apps_that_share_a_service_take_turns() {
-    let bench = Bench::new(Fake { hangs: vec!["start shared"], ..Fake::default() });
-    let limit = Some(Duration::from_secs(30));
-    let mut first = bench.worker(App { start_timeout: limit, ..app(&["shared"]) });
-    let second =
-        App { name: "two".parse().unwrap(), start_timeout: limit, ..app(&["other", "shared.service"]) };
-    let mut second = bench.worker(second);
-    push(&first, 'a');
-    bench.fake.until_called("start shared a").await;
-    push(&second, 'b');
-    bench.fake.until_called("start shared.service b").await;
-    let calls = bench.fake.calls();
-    assert_eq!(calls[..2], ["stop shared", "start shared a"], "{calls:?}");
-    assert_eq!(calls[2..], ["stop shared.service", "stop other", "start other b", "start shared.service b"]);
-    bench.shutdown.cancel();
-    first.ended().await;
-    second.ended().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_more_apps_than_max_parallel_deploy_at_a_time() {
-    let mut bench = Bench::new(Fake { hangs: vec!["stop one"], ..Fake::default() });
-    bench.context.turns = Arc::new(Turns::new(1));
-    let named = |name: &str| App {
-        name: name.parse().unwrap(),
-        stop_timeout: Some(Duration::from_secs(30)),
-        ..app(&[name])
-    };
-    let (mut one, mut two) = (bench.worker(named("one")), bench.worker(named("two")));
-    push(&one, 'a');
-    bench.fake.until_called("stop one").await;
-    push(&two, 'b');
-    bench.fake.until_called("start two b").await;
-    let calls = bench.fake.calls();
-    assert_eq!(calls, ["stop one", "start one", "stop two", "start two b"]);
-    bench.shutdown.cancel();
-    one.ended().await;
-    two.ended().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_for_a_turn_has_those_that_a_reload_adds() {
-    let mut bench = Bench::new(Fake { hangs: vec!["stop one"], ..Fake::default() });
-    bench.context.turns = Arc::new(Turns::new(1));
-    let hour = Duration::from_secs(60 * 60);
-    let named = |name: &str| App { name: name.parse().unwrap(), stop_timeout: Some(hour), ..app(&[name]) };
-    let (mut one, mut two) = (bench.worker(named("one")), bench.worker(named("two")));
-    push(&one, 'a');
-    bench.fake.until_called("stop one").await;
-    push(&two, 'b');
-    until_waits_for_its_turn(&two).await;
-    let context =
-        Arc::new(Context { turns: Arc::new(bench.context.turns.resized(4)), ..bench.context.clone() });
-    let reloaded = Instant::now();
-    two.configure(Arc::new(named("two")), context);
-    bench.fake.until_called("start two b").await;
-    assert!(reloaded.elapsed() < hour, "it waits for the turn that was");
-    bench.shutdown.cancel();
-    one.ended().await;
-    two.ended().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_reload_that_ends_the_stagger_ends_the_waiting() {
-    let mut bench = Bench::new(Fake::default());
-    bench.context.stagger = Duration::from_secs(60 * 60);
-    let mut worker = bench.worker(app(&["api"]));
-    push(&worker, 'a');
-    until_waits_for_its_turn(&worker).await;
-    bench.context.stagger = Duration::ZERO;
-    let reloaded = Instant::now();
-    worker.configure(Arc::new(app(&["api"])), Arc::new(bench.context.clone()));
-    bench.fake.until_called("start api a").await;
-    assert!(reloaded.elapsed() < Duration::from_secs(60), "{:?}", reloaded.elapsed());
-    bench.shutdown.cancel();
-    worker.ended().await;
-}
-
-async fn until_waits_for_its_turn(worker: &Worker) {
-    while worker.shared.ledger.machine().record().pending().is_none() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    // It is due now, and whoever deploys does nothing but wait.
-    sleep(Duration::from_millis(1)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retired_worker_begins_nothing_new() {
-    let mut bench = Bench::new(Fake::default());
-    bench.context.stagger = Duration::from_secs(60);
-    let mut worker = bench.worker(app(&["api"]));
-    push(&worker, 'a');
-    worker.retire(Departure::Removed);
-    worker.ended().await;
-    assert!(bench.fake.calls().is_empty());
-}
-
-#[test]
-fn the_share_of_the_stagger_is_fixed_and_within_it() {
-    let stagger = Duration::from_secs(600);
-    let shares: Vec<_> = (0..100).map(|i| share_of(stagger, &format!("instance-{i}"))).collect();
-    assert!(shares.iter().all(|share| *share <= stagger));
-    assert_eq!(shares[7], share_of(stagger, "instance-7"));
-    let early = shares.iter().filter(|share| **share < stagger / 2).count();
-    assert!((30..70).contains(&early), "{early} of 100 in the first half");
 }
