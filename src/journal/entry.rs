@@ -8,7 +8,7 @@ use crate::github::{CommitId, GitRef};
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::router::Revision;
 
-use super::record::InProgress;
+use super::desired::InProgress;
 
 /// How one deploy ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use crate::router::Revision;
 use crate::service::ServiceName;
 
 use super::admission::{self, Admission};
+use super::desired::{Desired, INTERRUPTIONS, InProgress};
 use super::entry::Entry;
 use super::rescue::Rescue;
 
@@ -22,8 +23,6 @@ pub(super) const VERSION: u32 = 1;
 const IDENTITIES: usize = 64;
 /// Outcomes that are kept.
 const OUTCOMES: usize = 20;
-/// Interrupted attempts of one revision after which it counts as failed.
-const INTERRUPTIONS: u32 = 3;
 
 /// One app's part of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,53 +69,6 @@ pub struct Record {
     /// Units that went down with the services, and are still to be started again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) owed: Vec<ServiceName>,
-}
-
-/// The revision that the app shall run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Desired {
-    /// The revision.
-    pub revision: Revision,
-    #[serde(default)]
-    /// It was tried as often as it may be: it waits for a new push.
-    pub failed: bool,
-    #[serde(default)]
-    /// Attempts that were begun.
-    pub attempts: u32,
-    #[serde(default)]
-    /// Those of them that were interrupted.
-    pub interrupted: u32,
-    #[serde(default)]
-    /// To be deployed even if its commit runs already.
-    pub again: bool,
-    /// Pushes that it replaced before they were deployed.
-    pub superseded: u32,
-}
-
-/// An attempt that has begun and not ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InProgress {
-    /// What is being deployed.
-    pub revision: Revision,
-    /// 1 for the first attempt of the revision.
-    pub number: u32,
-    /// Pushes that it replaced before they were deployed.
-    pub superseded: u32,
-    /// The services that it stops and starts, whatever a reload says meanwhile.
-    pub services: Vec<ServiceName>,
-    /// When it began.
-    #[serde(with = "super::time")]
-    pub started_at: SystemTime,
-    /// Services were stopped, or are about to be.
-    pub touched: bool,
-    /// By which whatever it runs is found when the agent does not live to see its end.
-    pub mark: Mark,
-    /// The process group of the command that was begun last, a service manager's included, where systemd does not know
-    /// it by name: it may have cleared its environment, and the mark with it.
-    pub running: Option<Running>,
-    /// What it takes to start the services again.
-    #[serde(default)]
-    pub rescue: Rescue,
 }
 
 /// What follows from the end of an attempt.
@@ -392,18 +344,6 @@ fn are_the_same(services: &[ServiceName], others: &[ServiceName]) -> bool {
         services.iter().map(|service| service.key().to_owned()).collect()
     };
     keys(services) == keys(others)
-}
-
-impl Desired {
-    fn new(revision: Revision) -> Self {
-        let again = revision.by_hand.as_ref().is_some_and(|made| made.again);
-        Self { revision, failed: false, attempts: 0, interrupted: 0, again, superseded: 0 }
-    }
-
-    fn interrupt(&mut self) {
-        self.interrupted += 1;
-        self.failed = self.interrupted >= INTERRUPTIONS;
-    }
 }
 
 #[cfg(test)]
