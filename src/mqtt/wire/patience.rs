@@ -64,7 +64,7 @@ async fn an_answer_may_come_behind_messages_and_then_nothing_is_due() {
         }
         let event = wire.next(&mut requests).await;
         assert!(matches!(event, Ok(Event::Subscribed(1, grants)) if grants == [link::Grant::Full]));
-        for _ in 0..4 {
+        for _ in 0..8 {
             assert!(matches!(wire.next(&mut requests).await, Ok(Event::Other)), "a ping's answer");
         }
     };
