@@ -128,6 +128,9 @@ async fn mend(mut record: Record, store: Store, tools: Tools) -> (Record, Option
         error!(%app, %sha, "deploy given up after too many interruptions: waiting for a new push");
     }
     write(&store, &record);
+    if !attempt.touched {
+        record = start_what_was_left_down(record, &store, &tools).await;
+    }
     (record, given_up)
 }
 
@@ -297,15 +300,23 @@ mod tests {
         record.admit(&revision(), false, now);
         record.begin(true, Rescue { service_manager: choice.clone(), ..Rescue::default() }, now).unwrap();
         store.write(&record).unwrap();
-        for (start, tried, is_down) in [(1, 1, true), (2, 2, true), (3, 3, false), (4, 3, false)] {
+        for (start, tried, is_down) in
+            [(1, 1, true), (2, 2, true), (3, 3, true), (4, 4, false), (5, 4, false)]
+        {
             if start == 3 {
+                // Meanwhile its next attempt was killed before it stopped anything.
+                let (mut records, _) = store.read_all().unwrap();
+                records[0].begin(false, Rescue { service_manager: choice.clone(), ..Rescue::default() }, now);
+                store.write(&records[0]).unwrap();
+            } else if start == 4 {
                 fs::write(&database, "").unwrap();
             }
             let recovered = recover(&store, Some((&choice, &tools))).await.unwrap();
             let record = &recovered.records[0];
             assert_eq!(fs::read_to_string(&starts).unwrap().lines().count(), tried, "start {start}");
             assert_eq!((record.left_down.is_some(), record.attempt.is_some()), (is_down, false), "{start}");
-            assert_eq!(record.desired.as_ref().unwrap().interrupted, 1, "counted once");
+            let interrupted = if start < 3 { 1 } else { 2 };
+            assert_eq!(record.desired.as_ref().unwrap().interrupted, interrupted, "each counts once");
             assert_eq!(&store.read_all().unwrap().0[0], record);
         }
     }

@@ -217,7 +217,9 @@ impl Record {
         let verdict = entry.outcome;
         self.note(entry);
         let Some(attempt) = self.attempt.take() else { return Ended::default() };
-        self.brought_up(&attempt.services);
+        if attempt.touched {
+            self.brought_up(&attempt.services);
+        }
         if verdict == Verdict::Deployed {
             self.deployed = Some(attempt.revision.clone());
             self.last_good = Some(attempt.revision.clone());
@@ -253,10 +255,12 @@ impl Record {
     pub(crate) fn interrupted(&mut self, is_up: bool) -> Option<Outcome> {
         let attempt = self.attempt.take()?;
         self.note(Entry::interrupted(&attempt));
-        if is_up {
-            self.brought_up(&attempt.services);
-        } else {
-            self.left_down = Some(attempt.clone());
+        if attempt.touched {
+            if is_up {
+                self.brought_up(&attempt.services);
+            } else {
+                self.left_down = Some(attempt.clone());
+            }
         }
         self.give_up_interrupted(attempt)
     }

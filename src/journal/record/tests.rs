@@ -89,3 +89,18 @@ fn what_was_left_down_is_known_until_its_services_were_started() {
     attempt(&mut record, Verdict::Failed, 1);
     assert_eq!(record.left_down, None);
 }
+
+#[test]
+fn an_attempt_that_stopped_nothing_says_nothing_of_what_was_left_down() {
+    let mut left_down = record(&app(&["api"], "main"));
+    left_down.begin(true, Rescue::default(), SystemTime::now()).unwrap();
+    left_down.interrupted(false);
+    left_down.begin(false, Rescue::default(), SystemTime::now()).unwrap();
+    let mut killed = left_down.clone();
+    killed.interrupted(true);
+    let at = SystemTime::now();
+    left_down.end(Entry::without_attempt(Verdict::Failed, &revision('a'), at, String::new()), 1);
+    for record in [killed, left_down] {
+        assert!(record.left_down.is_some_and(|attempt| attempt.touched));
+    }
+}
