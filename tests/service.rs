@@ -84,16 +84,6 @@ async fn upstart_takes_what_is_so_already_for_no_failure() {
 }
 
 #[tokio::test]
-async fn what_others_have_started_is_stopped_before_it_is_started_anew() {
-    let host = UpstartHost::new();
-    let (api, mark) = (service("api"), Mark::random());
-    host.write("api", "77\n");
-    host.upstart.start_anew(&api, &environment(), &Trace::unnoted(&mark)).await.unwrap();
-    assert_ne!(host.upstart.status(&api).await.unwrap(), running("77"));
-    assert_eq!(host.read("api.environment"), "GITHUB_SHA=abc\nGITHUB_REF_NAME=a b;c'd\n");
-}
-
-#[tokio::test]
 async fn upstart_tells_an_unknown_job_from_one_that_fails() {
     let host = UpstartHost::new();
     let nope = service("nope");

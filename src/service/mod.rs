@@ -50,20 +50,20 @@ pub trait ServiceManager: Send + Sync {
         trace: &'a Trace<'a>,
     ) -> Answer<'a, ()>;
 
-    /// Starts a service that was stopped: one that others have started since is stopped once more before that, as it may
-    /// run what was there before an update.
+    /// Whether [`Self::start_anew`] stops what is up, so that nobody need look before it.
+    fn starts_anew(&self) -> bool {
+        false
+    }
+
+    /// Starts a service that was stopped, and that others may have started since: what then runs may be what was there
+    /// before an update. Where the manager [has no such act](Self::starts_anew), this is a start.
     fn start_anew<'a>(
         &'a self,
         service: &'a ServiceName,
         environment: &'a [(String, String)],
         trace: &'a Trace<'a>,
     ) -> Answer<'a, ()> {
-        Box::pin(async move {
-            if self.status(service).await?.is_started() {
-                self.stop(service, trace).await?;
-            }
-            self.start(service, environment, trace).await
-        })
+        self.start(service, environment, trace)
     }
 
     /// What goes down when `services` are stopped, although nobody asks for it: the units that need them and are up now.

@@ -164,7 +164,11 @@ impl ServiceManager for Systemd {
         Box::pin(self.bring_up("start", service))
     }
 
-    /// A restart is a start of what is down: no look is needed.
+    fn starts_anew(&self) -> bool {
+        true
+    }
+
+    /// A restart is a start of what is down.
     fn start_anew<'a>(
         &'a self,
         service: &'a ServiceName,

@@ -3,13 +3,15 @@
 
 use tracing::warn;
 
+use crate::outcome::Step;
 use crate::service::{Answer, ServiceName, Trace};
 use crate::worker::machine::Machine;
+use crate::worker::overdue::Problem;
 
-use super::Deploy;
+use super::{Deploy, service_failure};
 
 impl Deploy<'_> {
-    /// The first service by its manager's own means, which costs no look; for the others see
+    /// The first service by its manager's own means, where it has some, which costs no look; for the others see
     /// [`Self::stop_what_others_started`]. One that could not be stopped is not asked to a second time.
     pub(super) fn begin_start<'a>(
         &'a self,
@@ -28,12 +30,13 @@ impl Deploy<'_> {
     /// Before the first start, which may start the others because it needs them: they are then not to be started twice.
     pub(super) async fn stop_what_others_started(&mut self) {
         let app = self.app;
-        let others = app.services.get(1..).unwrap_or_default();
-        if others.is_empty() || !self.stopped || !self.goes_on() {
+        let unseen = usize::from(self.context.manager.starts_anew());
+        let seen = app.services.get(unseen..).unwrap_or_default();
+        if seen.is_empty() || !self.stopped || !self.goes_on() {
             return;
         }
         let mut early = Vec::new();
-        for service in others {
+        for service in seen {
             if self.look(service).await.is_ok_and(|status| status.is_started()) {
                 early.push(service);
             }
@@ -43,13 +46,18 @@ impl Deploy<'_> {
         }
         // What came up with them goes down with them.
         let owed = self.dependents().await;
-        if self.ledger.change(|record| record.owed = owed, Machine::noted).await.is_err() {
-            self.cut_short = true;
-            return;
-        }
+        let is_noted = owed == self.ledger.machine().record().owed
+            || self.ledger.change_at_once(|record| record.owed = owed, Machine::noted).await.is_ok();
         for service in early.into_iter().rev() {
-            warn!(app = %app.name, step = "stop", %service, "it is up before all of its update is in place: stopping it again");
-            self.stop_service(service).await;
+            // The other services are down: they do not wait for a disk that refuses.
+            if is_noted {
+                warn!(app = %app.name, step = "stop", %service, "it is up before all of its update is in place: stopping it again");
+                self.stop_service(service).await;
+            } else {
+                let problem = "it is up before all of its update is in place, and is not stopped again while the journal \
+                               does not take what that takes down";
+                self.failures.push(service_failure(Step::Start, service, Problem::plain(problem.into())));
+            }
         }
     }
 }
