@@ -230,7 +230,9 @@ async fn start_service(
     trace: &Trace<'_>,
 ) -> bool {
     // A start of what is up could make it run twice, where the manager does not see to that.
-    if let Ok(Ok(Status::Running { .. } | Status::Completed)) = timeout(LOOK, manager.status(service)).await {
+    if let Ok(Ok(Status::Running { .. } | Status::Completed { .. })) =
+        timeout(LOOK, manager.status(service)).await
+    {
         return true;
     }
     stop_what_has_ended(app, service, manager, trace).await;

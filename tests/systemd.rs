@@ -152,7 +152,7 @@ async fn case_a_oneshot_unit_completes() {
     let systemd = Systemd::new();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
     systemd.start(&once, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
-    assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed);
+    assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed { remains: false });
     assert_eq!(status(&once).await, Status::Stopped, "systemd itself forgets a unit that nothing refers to");
     systemd.stop(&once, &Trace::unnoted(&Mark::random())).await.unwrap();
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
@@ -166,7 +166,7 @@ async fn case_reloading_systemd_remembers_an_enabled_oneshot_unit() {
     systemctl(&["enable", "enabled-once"]);
     assert_eq!(status(&once).await, Status::Stopped);
     start(&once).await;
-    assert_eq!(status(&once).await, Status::Completed);
+    assert_eq!(status(&once).await, Status::Completed { remains: false });
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn case_a_oneshot_unit_that_remains_is_completed_until_it_is_stopped() {
     let once = unit("remains", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n");
     let systemd = Systemd::new();
     systemd.start(&once, &[], &Trace::unnoted(&Mark::random())).await.unwrap();
-    assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed);
+    assert_eq!(systemd.status(&once).await.unwrap(), Status::Completed { remains: true });
     systemctl(&["stop", "remains"]);
     assert_eq!(systemd.status(&once).await.unwrap(), Status::Stopped);
 }

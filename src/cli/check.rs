@@ -180,7 +180,7 @@ async fn look(
     let status = timeout(PATIENCE, manager.status(&service)).await.map_err(|_| Unusable::Silent)?;
     Ok(match status.map_err(Unusable::Error)? {
         Status::Running { .. } => "running".to_owned(),
-        Status::Completed => "completed (oneshot)".to_owned(),
+        Status::Completed { .. } => "completed (oneshot)".to_owned(),
         Status::Ended => "its process has ended".to_owned(),
         Status::Unclear => "up by its init script, without a process".to_owned(),
         Status::Starting => "starting".to_owned(),

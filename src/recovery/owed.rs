@@ -39,7 +39,10 @@ pub(super) async fn start_owed(
 
 async fn is_up(manager: &dyn ServiceManager, service: &ServiceName) -> bool {
     let look = timeout(LOOK, manager.status(service)).await;
-    matches!(look, Ok(Ok(Status::Running { .. } | Status::Starting | Status::Completed | Status::Unclear)))
+    matches!(
+        look,
+        Ok(Ok(Status::Running { .. } | Status::Starting | Status::Completed { .. } | Status::Unclear))
+    )
 }
 
 /// A start does nothing to what counts as up without a process.

@@ -29,7 +29,10 @@ impl Walk {
         self.known.extend(stopped_units.iter().map(|unit| unit.id.to_owned()));
         owed.retain(|unit| unit.is_loaded && self.known.insert(unit.id.to_owned()));
         self.found = owed.iter().filter_map(Unit::name).collect();
-        self.next(&stopped_units)
+        // One that is owed may be up again, and others with it.
+        let mut next = self.next(&stopped_units);
+        next.extend(self.next(&owed));
+        next
     }
 
     /// Takes the answer about what was to be asked about next, and gives what is then.
@@ -45,7 +48,7 @@ impl Walk {
         self.found
     }
 
-    /// Also through what is down: a stop does not end there.
+    /// Also through what is down: whether a stop ends there depends on the version, and a start of what is up is none.
     fn next(&mut self, units: &[Unit<'_>]) -> Vec<String> {
         let names = units.iter().flat_map(|unit| unit.dependents.iter());
         names.filter(|name| self.known.insert((**name).to_owned())).map(|name| (*name).to_owned()).collect()
@@ -166,5 +169,16 @@ mod tests {
         assert_eq!(walk.begin(&answer.join("\n"), 1), ["b.target"]);
         assert!(walk.go_on(&shown("b.target", "active", "")).is_empty());
         assert_eq!(found(walk), ["c.service", "b.target"]);
+    }
+
+    /// Somebody has mended and started it, and what needs it.
+    #[test]
+    fn what_needs_a_unit_that_is_owed_stops_with_it() {
+        let mut walk = Walk::default();
+        let answer =
+            [shown("a.service", "active", "front.service"), shown("front.service", "active", "edge.service")];
+        assert_eq!(walk.begin(&answer.join("\n"), 1), ["edge.service"]);
+        assert!(walk.go_on(&shown("edge.service", "active", "")).is_empty());
+        assert_eq!(found(walk), ["front.service", "edge.service"]);
     }
 }

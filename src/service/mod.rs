@@ -169,7 +169,10 @@ pub enum Status {
     /// On its way up, or waiting to be restarted after it died.
     Starting,
     /// A oneshot unit that did its work.
-    Completed,
+    Completed {
+        /// It counts as up for that, so that a start would not have it done again.
+        remains: bool,
+    },
     /// The manager counts it as up, but its process has ended: a start would do nothing.
     Ended,
     /// The manager counts it as up, but it has no process, and whether it should have one nobody can tell: a script of
@@ -186,7 +189,14 @@ pub enum Status {
 impl Status {
     /// A start would do nothing to it, or is under way.
     pub(crate) fn is_started(&self) -> bool {
-        matches!(self, Self::Running { .. } | Self::Starting | Self::Ended | Self::Unclear)
+        matches!(
+            self,
+            Self::Running { .. }
+                | Self::Starting
+                | Self::Completed { remains: true }
+                | Self::Ended
+                | Self::Unclear
+        )
     }
 }
 

@@ -47,7 +47,7 @@ impl Unit {
             // On its way down, by a stop or because it died: it is no longer what was started.
             "deactivating" if self.get("Result") == "success" => Status::Stopped,
             "deactivating" | "failed" => Status::Failed(self.failure()),
-            "inactive" | "maintenance" if self.is_done(completed) => Status::Completed,
+            "inactive" | "maintenance" if self.is_done(completed) => Status::Completed { remains: false },
             "inactive" | "maintenance" => Status::Stopped,
             _ => return None,
         })
@@ -64,7 +64,7 @@ impl Unit {
     /// Active, but without a process.
     fn exited(&self) -> Status {
         match self.get("Type") {
-            "oneshot" => Status::Completed,
+            "oneshot" => Status::Completed { remains: true },
             _ if self.is_init_script() => Status::Unclear,
             _ => Status::Ended,
         }
@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn a_oneshot_unit_that_did_its_work_is_completed() {
-        assert_eq!(status!("oneshot-remains"), Status::Completed);
-        assert_eq!(status!("oneshot-done"), Status::Completed);
-        assert_eq!(unit!("oneshot-forgotten").status(true), Some(Status::Completed));
+        assert_eq!(status!("oneshot-remains"), Status::Completed { remains: true });
+        assert_eq!(status!("oneshot-done"), Status::Completed { remains: false });
+        assert_eq!(unit!("oneshot-forgotten").status(true), Some(Status::Completed { remains: false }));
     }
 
     #[test]

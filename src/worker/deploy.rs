@@ -324,7 +324,7 @@ fn remember(ledger: Arc<Ledger>, running: Running) {
 }
 
 fn is_up(look: &Result<Status, String>) -> bool {
-    matches!(look, Ok(Status::Running { .. } | Status::Completed | Status::Unclear))
+    matches!(look, Ok(Status::Running { .. } | Status::Completed { .. } | Status::Unclear))
 }
 
 /// Whoever meant it so is told how to say it.
@@ -341,7 +341,7 @@ fn stayed_up(before: &Result<Status, String>, after: Result<Status, String>) -> 
             _ => Ok(()),
         },
         Ok(Status::Unclear) if matches!(before, Ok(Status::Running { .. })) => down(ENDED),
-        Ok(Status::Completed | Status::Unclear) => Ok(()),
+        Ok(Status::Completed { .. } | Status::Unclear) => Ok(()),
         Ok(Status::Ended) => down(ENDED),
         Ok(Status::Starting) => down("it is still starting, or waits to be restarted after it died"),
         Ok(Status::Stopped) => down("it is stopped"),

@@ -362,7 +362,7 @@ async fn verification_compares_incarnations_after_settling() {
         (vec![Status::Starting, Status::Starting], Err("still starting")),
         (vec![Status::Starting, running("1"), running("1")], Ok(())),
         (vec![Status::Starting, running("1"), running("2")], Err("restarted by its service manager")),
-        (vec![Status::Completed, Status::Completed], Ok(())),
+        (vec![Status::Completed { remains: false }, Status::Completed { remains: false }], Ok(())),
         (vec![running("1"), Status::Ended], Err("its process ended")),
         (vec![Status::Ended, Status::Ended], Err("its process ended")),
         (vec![running("1"), Status::Unclear], Err("its process ended")),

@@ -46,7 +46,7 @@ impl Deploy<'_> {
         let started = unless(late, manager.start_again(service, &trace)).await;
         self.forget_running();
         let Err(problem) = started else {
-            info!(app = %self.app.name, step = "start", %service, "started again: it had stopped with the services");
+            info!(app = %self.app.name, step = "start", %service, "brought up again, as it may have stopped with the services");
             return true;
         };
         self.failures.push(service_failure(Step::Start, service, problem));

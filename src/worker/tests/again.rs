@@ -95,3 +95,15 @@ async fn the_services_do_not_wait_for_a_disk_that_refuses() {
     let error = &outcome.cause().unwrap().error;
     assert!(error.starts_with("api: it is up before all of its update is in place"), "{error}");
 }
+
+/// A migration that others had run with the old code is run once more.
+#[tokio::test(start_paused = true)]
+async fn a_oneshot_that_remains_and_was_run_early_is_run_again() {
+    let early = Mutex::new(["migrate"].into());
+    let done = Status::Completed { remains: true };
+    let bench = Bench::new(Fake { early, ..Fake::default() }.looking("migrate", &[done]));
+    let outcome = bench.deploy(&app(&["api", "migrate"])).await;
+    assert_eq!(outcome.verdict, Verdict::Deployed, "{outcome:?}");
+    let calls = ["stop migrate", "stop api", "stop migrate", "start api b", "start migrate b"];
+    assert_eq!(bench.fake.calls(), calls);
+}
