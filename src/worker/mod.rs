@@ -247,7 +247,7 @@ impl Shared {
     }
 }
 
-/// Says that what is pending in this record will not be deployed.
+/// Says that what is pending in this record will not be deployed, and what was left down not be started.
 pub(crate) fn abandon(
     record: &Record,
     departure: Departure,
@@ -255,6 +255,9 @@ pub(crate) fn abandon(
     shutdown: &CancellationToken,
 ) {
     let why = departure.reason();
+    if let Some(attempt) = &record.left_down {
+        report::left_down(&record.app, &attempt.services, why);
+    }
     if let Some(pending) = record.pending() {
         report::dropped(pending, &record.app, why);
         let outcome = Outcome::given_up(Verdict::Dropped, record, pending.clone(), why.to_owned());

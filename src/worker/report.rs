@@ -17,6 +17,7 @@ use crate::journal::{Admission, InProgress};
 use crate::outcome::{Outcome, Verdict};
 use crate::refusals::{Noted, Refusals};
 use crate::router::Revision;
+use crate::service::ServiceName;
 
 use super::Context;
 
@@ -53,6 +54,11 @@ pub(super) fn admitted(app: &App, push: &Revision, admission: Admission, refusal
 pub(super) fn dropped(revision: &Revision, app: &AppName, why: &str) {
     let (r#ref, sha) = (&revision.git_ref, &revision.commit);
     warn!(%app, %r#ref, %sha, why, "pending push dropped");
+}
+
+pub(super) fn left_down(app: &AppName, services: &[ServiceName], why: &str) {
+    let services = services.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" ");
+    error!(%app, services, why, "an interrupted deploy has left services down, and no start is tried any more: see to them");
 }
 
 /// What became of the record of an app that is no longer here; it may never have had one.
