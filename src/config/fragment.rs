@@ -17,7 +17,9 @@ pub(super) type Field<T> = Option<Lined<T>>;
 
 /// A key without a value is a mistake, which validation reports: to take it for one that is not there could leave out a
 /// protection, where a template was filled in with nothing.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Field<T>, D::Error> {
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Field<T>, D::Error> {
     Lined::deserialize(deserializer).map(Some)
 }
 

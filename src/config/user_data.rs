@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::file::{self, Limits};
-use super::fragment::{Field, Fragment, Mapping};
+use super::fragment::{Field, Fragment, Mapping, present};
 use super::source::{Place, Source};
 
 use mime::Leaf;
@@ -207,7 +207,7 @@ fn document(text: &str, source: &Source) -> Result<Parsed, ConfigErrors> {
 /// The rest of the document is cloud-init's.
 #[derive(Deserialize)]
 struct CloudConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     instance_agent: Field<Mapping<Fragment>>,
 }
 

@@ -79,6 +79,11 @@ impl Opening {
         (end <= packet.len()).then_some(Self { topic, qos, retain: head.first & 1 == 1, number, end })
     }
 
+    /// What a message with `QoS` 2 is answered for by; `None`: it has another.
+    pub(super) fn exactly_once(&self) -> Option<u16> {
+        self.number.filter(|_| self.qos == 2)
+    }
+
     /// What to acknowledge; `None`: nothing.
     pub(super) fn packet_id(&self) -> Option<u16> {
         self.number.filter(|_| self.qos == 1)

@@ -94,22 +94,24 @@ impl Incoming {
 
     fn message(&mut self, head: Head) -> Result<Read, Failure> {
         let Some(opening) = Opening::of(head, &self.buffer)? else { return Ok(Read::Incomplete(1)) };
-        if opening.qos == 2 {
-            // No subscription asks for it, so no broker may send it.
-            return Ok(self.skip(head.packet(), Event::Other));
+        // No subscription of the agent's asks for it, but another client's of the same name may have.
+        if let Some(packet_id) = opening.exactly_once() {
+            return Ok(self.drop_message(head, &opening, Unfit::ExactlyOnce { packet_id }));
         }
         match self.fate(head, &opening) {
             Fate::Unknown => Ok(Read::Incomplete(1)),
-            Fate::Dropped(why) => {
-                let topic = Bytes::copy_from_slice(&self.buffer[opening.topic.clone()]);
-                let dropped = Dropped { topic, packet_id: opening.packet_id(), why };
-                Ok(self.skip(head.packet(), Event::Dropped(dropped)))
-            }
+            Fate::Dropped(why) => Ok(self.drop_message(head, &opening, why)),
             Fate::Taken { .. } if self.buffer.len() < head.packet() => {
                 Ok(Read::Incomplete(head.packet() - self.buffer.len()))
             }
             Fate::Taken { payload } => Ok(Read::Event(self.take(head, &opening, payload))),
         }
+    }
+
+    fn drop_message(&mut self, head: Head, opening: &Opening, why: Unfit) -> Read {
+        let topic = Bytes::copy_from_slice(&self.buffer[opening.topic.clone()]);
+        let dropped = Dropped { topic, packet_id: opening.packet_id(), why };
+        self.skip(head.packet(), Event::Dropped(dropped))
     }
 
     fn fate(&self, head: Head, opening: &Opening) -> Fate {

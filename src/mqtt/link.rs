@@ -35,12 +35,17 @@ pub(super) enum Event {
     Unsubscribed(u16),
     /// What the broker says of a PUBLISH.
     Published(Answer),
+    /// A PUBREL: of a message with QoS 2 that was answered for.
+    Released(u16),
     Other,
 }
 
 /// What is to be sent.
 pub(super) enum Request {
     Acknowledge(u16),
+    /// PUBREC and PUBCOMP, the answers to a message with QoS 2 and to its PUBREL.
+    Received(u16),
+    Complete(u16),
     Subscribe(Vec<String>),
     Unsubscribe(String),
     Publish(Outgoing),

@@ -54,6 +54,8 @@ pub(super) struct Session<'a> {
     /// What the broker said when it accepted the connection.
     greeting: Option<Connected>,
     unannounced: bool,
+    /// The broker has answered for all that it was asked for, some time.
+    has_answered: bool,
     closing: Option<Closing>,
     /// When to ask for the refused filters again.
     ask_again_at: Option<Instant>,
@@ -71,13 +73,14 @@ pub(super) async fn run(core: &mut Core, access: &Access) -> Ended {
         connected_at: None,
         greeting: None,
         unannounced: false,
+        has_answered: false,
         closing: None,
         ask_again_at: None,
     };
     let why = session.serve(&mut link).await;
-    let connected_at = session.connected_at;
+    let (connected_at, has_answered) = (session.connected_at, session.has_answered);
     let asked_for = connected_at.and(core.subscriptions.asked_for()).map(str::to_owned);
-    Ended { why, connected_at, asked_for }
+    Ended { why, connected_at, asked_for, has_answered }
 }
 
 impl Session<'_> {
@@ -156,7 +159,7 @@ impl Session<'_> {
                 self.announce();
             }
             // The agent publishes nothing.
-            Event::Published(_) | Event::Other => {}
+            Event::Published(_) | Event::Released(_) | Event::Other => {}
         }
         false
     }
@@ -225,6 +228,7 @@ impl Session<'_> {
             return;
         }
         self.unannounced = false;
+        self.has_answered = true;
         let (granted, refused) = (subscriptions.granted(), subscriptions.refused());
         let state = ConnectionState::Subscribed { filters: granted.len(), refused: refused.len() };
         if granted.is_empty() && !refused.is_empty() {

@@ -41,12 +41,16 @@ pub(super) enum Unfit {
     },
     /// It has so many user properties.
     Headers(usize),
+    /// With `QoS` 2, for a subscription that this client never makes. The connection answers for it.
+    ExactlyOnce {
+        packet_id: u16,
+    },
 }
 
 impl Unfit {
     /// Whether it is worth a word even where nothing of the repository runs here: no webhook makes such a thing.
     fn concerns_everybody(&self) -> bool {
-        matches!(self, Self::Packet { .. } | Self::Properties { .. } | Self::Malformed(_))
+        !matches!(self, Self::Payload { .. } | Self::Headers(_))
     }
 
     /// `topic`: only one that is wanted.
@@ -70,6 +74,11 @@ impl Unfit {
                     size, limit, unsaid, "message dropped: its payload is larger than mqtt.max_payload"
                 );
             }
+            Self::ExactlyOnce { .. } => warn!(
+                topic,
+                unsaid,
+                "message dropped: it comes with QoS 2, for which this client never asks: does another use mqtt.client_id?"
+            ),
             Self::Headers(properties) => warn!(
                 topic,
                 properties,

@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 as rumqttc writes it.
 
 use rumqttc::mqttbytes::v4::{
-    ConnAck, Connect, ConnectReturnCode, Login, Packet, PubAck, Subscribe, SubscribeFilter,
+    ConnAck, Connect, ConnectReturnCode, Login, Packet, PubAck, PubComp, PubRec, Subscribe, SubscribeFilter,
     SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::mqttbytes::{Error, QoS};
@@ -53,6 +53,8 @@ pub(super) fn read(mut packet: BytesMut) -> Result<Event, Failure> {
 fn packet(request: Request, id: u16) -> Packet {
     match request {
         Request::Acknowledge(packet_id) => Packet::PubAck(PubAck::new(packet_id)),
+        Request::Received(packet_id) => Packet::PubRec(PubRec::new(packet_id)),
+        Request::Complete(packet_id) => Packet::PubComp(PubComp::new(packet_id)),
         Request::Subscribe(filters) => {
             let filters = filters.into_iter().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce));
             let mut subscribe = Subscribe::new_many(filters);
@@ -96,12 +98,9 @@ fn event(packet: Packet) -> Result<Event, Failure> {
         }
         Packet::UnsubAck(unsuback) => Event::Unsubscribed(unsuback.pkid),
         Packet::PubAck(_) => Event::Published(Answer::Taken),
+        Packet::PubRel(pubrel) => Event::Released(pubrel.pkid),
         // Messages are taken apart before the library sees them.
-        Packet::PingResp
-        | Packet::Publish(_)
-        | Packet::PubRec(_)
-        | Packet::PubRel(_)
-        | Packet::PubComp(_) => Event::Other,
+        Packet::PingResp | Packet::Publish(_) | Packet::PubRec(_) | Packet::PubComp(_) => Event::Other,
         Packet::Connect(_)
         | Packet::Subscribe(_)
         | Packet::Unsubscribe(_)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::{
     self, ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter,
-    Login, Packet, PingReq, PubAck, PubAckReason, PublishProperties, RetainForwardRule, Subscribe,
-    SubscribeReasonCode, Unsubscribe,
+    Login, Packet, PingReq, PubAck, PubAckReason, PubComp, PubRec, PublishProperties, RetainForwardRule,
+    Subscribe, SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio_util::bytes::{Bytes, BytesMut};
@@ -96,8 +96,8 @@ impl Packets {
             | Packet::Publish(_)
             | Packet::Auth(_)
             | Packet::PubRec(_)
-            | Packet::PubRel(_)
             | Packet::PubComp(_) => Event::Other,
+            Packet::PubRel(pubrel) => Event::Released(pubrel.pkid),
             Packet::Connect(..) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::PingReq(_) => {
                 return Err(Failure::Network("it sent what only clients send".into()));
             }
@@ -127,6 +127,8 @@ pub(super) fn headers(mut properties: Bytes) -> Result<Vec<(String, String)>, St
 fn packet(request: Request, id: u16) -> Packet {
     match request {
         Request::Acknowledge(packet_id) => Packet::PubAck(PubAck::new(packet_id, None)),
+        Request::Received(packet_id) => Packet::PubRec(PubRec::new(packet_id, None)),
+        Request::Complete(packet_id) => Packet::PubComp(PubComp::new(packet_id, None)),
         Request::Subscribe(filters) => {
             let filters = filters.into_iter().map(|filter| {
                 let mut filter = Filter::new(filter, QoS::AtLeastOnce);

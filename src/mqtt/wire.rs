@@ -20,6 +20,7 @@ use super::frame::Head;
 use super::incoming::{Incoming, READ, Read};
 use super::link::{self, Access, Connected, Event, PATIENCE, Request};
 use super::settings::{MqttSettings, Protocol};
+use super::unfit::{Dropped, Unfit};
 use super::{v4, v5};
 use crate::slack;
 
@@ -165,8 +166,14 @@ impl Wire {
                 Read::Event(Event::Connected(_)) => {
                     return Err(Failure::Network("it accepted the connection twice".into()));
                 }
+                Read::Event(Event::Released(packet_id)) => {
+                    self.packets.write(Request::Complete(packet_id), 0, &mut self.output)?;
+                }
                 Read::Event(event) => {
                     self.due.heard(&event);
+                    if let Event::Dropped(Dropped { why: Unfit::ExactlyOnce { packet_id }, .. }) = event {
+                        self.packets.write(Request::Received(packet_id), 0, &mut self.output)?;
+                    }
                     return Ok(event);
                 }
                 Read::Incomplete(missing) => {

@@ -80,7 +80,6 @@ fn values_of_the_wrong_type_are_named_with_the_right_one() {
     assert_mistakes(&text, &[(3, &["apps[0]: is text, but must be a mapping"])]);
 }
 
-/// MQTT gives the length of a string 16 bits.
 /// As a template leaves it that was filled in with nothing: what it protects must not be left open in silence.
 #[test]
 fn a_key_without_a_value_is_a_mistake() {
@@ -109,6 +108,7 @@ fn a_key_without_a_value_is_a_mistake() {
     );
 }
 
+/// MQTT gives the length of a string 16 bits.
 #[test]
 fn a_login_that_mqtt_cannot_carry_is_refused() {
     let long = "x".repeat(65_536);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use instance_agent::mqtt::Protocol;
@@ -45,6 +46,33 @@ async fn a_retained_oversize_message(protocol: Protocol) {
     assert_eq!(agent.take().await, "queued behind it");
     assert_eq!(broker.logged("as web-7"), 2, "{}", broker.log());
     assert!(!log.text().contains("connection lost"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn messages_with_qos_2_that_another_client_has_left_are_answered_for_in_mqtt_5() {
+    messages_with_qos_2(Protocol::V5).await;
+}
+
+#[tokio::test]
+async fn messages_with_qos_2_that_another_client_has_left_are_answered_for_in_mqtt_3() {
+    messages_with_qos_2(Protocol::V311).await;
+}
+
+/// More than a broker sends unanswered.
+async fn messages_with_qos_2(protocol: Protocol) {
+    let (log, _guard) = Log::listen();
+    let broker = Mosquitto::start();
+    let subscribe = ["-i", "web-7", "-q", "2", "-c", "-E", "-t", ALL, "-p", &broker.port().to_string()];
+    let other = Command::new("mosquitto_sub").args(subscribe).status().unwrap();
+    assert!(other.success());
+    for _ in 0..100 {
+        broker.publish_with(&["-q", "2", "-t", OTHER, "-s"], b"twice");
+    }
+    let mut agent = Agent::subscribed(settings(broker.port(), protocol), &[ALL]).await;
+    broker.publish(API, b"behind them");
+    assert_eq!(agent.take().await, "behind them");
+    eventually("all completed", || broker.logged("Received PUBCOMP from web-7") == 100).await;
+    log.line(&["WARN", "message dropped", "QoS 2", "mqtt.client_id"]).await;
 }
 
 #[tokio::test]

@@ -114,7 +114,6 @@ fn what_is_meant_for_others_is_named_and_not_repeated() {
         (b"#!/bin/sh\ncat <<EOF\nMIME-Version: 1.0\n", "a script"),
         (b"#cloud-config\npassword: hunter2\npassword: [\n", "a #cloud-config without instance_agent:"),
         (b"#cloud-config\n# instance_agent: later\n", "a #cloud-config without instance_agent:"),
-        (b"#cloud-config\ninstance_agent:\n", "a #cloud-config without instance_agent:"),
         (
             b"#cloud-config-jsonp\n[{\"op\": \"add\", \"path\": \"/instance_agent\", \"value\": {}}]\n",
             "a #cloud-config-jsonp",
@@ -163,6 +162,8 @@ fn mistakes_name_form_and_line_and_show_no_secret() {
     );
     let list = mistake("#cloud-config\ninstance_agent: [a]\n");
     assert!(list.starts_with("user-data (#cloud-config):2: instance_agent: is a list"), "{list}");
+    let empty = mistake("#cloud-config\ninstance_agent:\n");
+    assert!(empty.starts_with("user-data (#cloud-config):2: instance_agent: is empty"), "{empty}");
     let syntax = mistake("#cloud-config\ninstance_agent:\n  environment: hunter2\n    hunter2: *hunter2\n");
     assert!(syntax.starts_with("user-data (#cloud-config):4: not valid YAML"), "{syntax}");
     let twice = mistake("#instance-agent\napps:\n- branch: {hunter2: a, hunter2: b}\n");
