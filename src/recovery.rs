@@ -266,19 +266,6 @@ mod tests {
 
     use super::*;
 
-    fn revision() -> Revision {
-        Revision {
-            repo: "o/r".parse().unwrap(),
-            git_ref: "refs/heads/main".parse().unwrap(),
-            before: None,
-            commit: "a".repeat(40).parse().unwrap(),
-            on_default_branch: true,
-            pushed_at: None,
-            by_hand: None,
-            delivery: None,
-        }
-    }
-
     fn shell(line: String) -> Template {
         Template::new(vec!["/bin/sh".into(), "-c".into(), line, "{service}".into()]).unwrap()
     }
@@ -299,7 +286,7 @@ mod tests {
         let tools = Tools { manager: Arc::new(manager), runner: Runner::new("/nonexistent".into()) };
         let mut record = Record::for_test("api", "o/r");
         let now = SystemTime::now();
-        record.admit(&revision(), false, now);
+        record.admit(&Revision::for_test('a'), false, now);
         record.begin(true, Rescue { service_manager: choice.clone(), ..Rescue::default() }, now).unwrap();
         store.write(&record).unwrap();
         for (start, tried, is_down) in

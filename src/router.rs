@@ -58,6 +58,21 @@ impl Revision {
         digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// A push to `main`, without a date, of a commit of such digits.
+    #[cfg(test)]
+    pub(crate) fn for_test(digit: char) -> Self {
+        Self {
+            repo: "o/r".parse().unwrap(),
+            git_ref: "refs/heads/main".parse().unwrap(),
+            before: None,
+            commit: digit.to_string().repeat(40).parse().unwrap(),
+            on_default_branch: true,
+            pushed_at: None,
+            by_hand: None,
+            delivery: None,
+        }
+    }
+
     /// The same push as the other.
     pub fn is(&self, other: &Self) -> bool {
         self.identity() == other.identity()

@@ -212,19 +212,6 @@ mod tests {
         context
     }
 
-    fn revision() -> Revision {
-        Revision {
-            repo: "o/r".parse().unwrap(),
-            git_ref: "refs/heads/main".parse().unwrap(),
-            before: None,
-            commit: "a".repeat(40).parse().unwrap(),
-            on_default_branch: true,
-            pushed_at: None,
-            by_hand: None,
-            delivery: None,
-        }
-    }
-
     /// Whoever opens it to write waits, until this is dropped.
     struct Hanging(PathBuf);
 
@@ -254,7 +241,7 @@ mod tests {
         let mut staff = Staff::new(shutdown.clone());
         staff.assign(&settings.apps, Vec::new(), &context);
         let receipt = Receipt::new(Ack::none(), 1);
-        let offer = Offer { revision: revision(), retained: false, receipt };
+        let offer = Offer { revision: Revision::for_test('a'), retained: false, receipt };
         staff.worker(&"api".parse().unwrap(), &context).unwrap().offer(offer);
         for _ in 0..10 {
             yield_now().await;
@@ -294,7 +281,7 @@ mod tests {
         let context = context_of(&settings).await;
         let mut staff = Staff::new(CancellationToken::new());
         let mut record = Record::new(&settings.apps[0]);
-        record.admit(&revision(), false, std::time::SystemTime::now());
+        record.admit(&Revision::for_test('a'), false, std::time::SystemTime::now());
         staff.assign(&settings.apps, vec![record], &context);
         assert_eq!(staff.workers.len(), 1);
     }

@@ -346,17 +346,7 @@ mod tests {
 
     fn pushed(app: &str) -> Record {
         let mut record = Record::for_test(app, "o/r");
-        let revision = Revision {
-            repo: "o/r".parse().unwrap(),
-            git_ref: "refs/heads/main".parse().unwrap(),
-            before: None,
-            commit: "b".repeat(40).parse().unwrap(),
-            on_default_branch: false,
-            pushed_at: None,
-            by_hand: None,
-            delivery: None,
-        };
-        record.admit(&revision, false, SystemTime::UNIX_EPOCH);
+        record.admit(&Revision::for_test('b'), false, SystemTime::UNIX_EPOCH);
         record
     }
 

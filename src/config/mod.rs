@@ -125,6 +125,26 @@ pub struct App {
     pub start_timeout: Option<Duration>,
 }
 
+#[cfg(test)]
+impl App {
+    /// One that does nothing but stop and start its services, for pushes to the default branch.
+    pub(crate) fn for_test(services: &[&str]) -> Self {
+        Self {
+            name: "api".parse().unwrap(),
+            repo: "o/r".parse().unwrap(),
+            services: services.iter().map(|service| service.parse().unwrap()).collect(),
+            refs: RefRules { branches: crate::refs::Branches::Default, tags: Vec::new() },
+            prepare: None,
+            update: None,
+            check: None,
+            settle: Duration::ZERO,
+            retries: 0,
+            stop_timeout: None,
+            start_timeout: None,
+        }
+    }
+}
+
 /// The name of an app: letters, digits and `. _ @ : -`, so that it can be part of a file's or a unit's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]

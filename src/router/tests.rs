@@ -21,15 +21,8 @@ fn app(name: &str, repo: &str, branches: &[&str]) -> Arc<App> {
     Arc::new(App {
         name: name.parse().unwrap(),
         repo: repo.parse().unwrap(),
-        services: vec![name.parse().unwrap()],
         refs: RefRules { branches, tags: vec!["v*".parse().unwrap()] },
-        prepare: None,
-        update: None,
-        check: None,
-        settle: Duration::ZERO,
-        retries: 0,
-        stop_timeout: None,
-        start_timeout: None,
+        ..App::for_test(&[name])
     })
 }
 

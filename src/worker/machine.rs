@@ -153,19 +153,6 @@ mod tests {
 
     use super::*;
 
-    fn revision(digit: char) -> Revision {
-        Revision {
-            repo: "o/r".parse().unwrap(),
-            git_ref: "refs/heads/main".parse().unwrap(),
-            before: None,
-            commit: digit.to_string().repeat(40).parse().unwrap(),
-            on_default_branch: false,
-            pushed_at: None,
-            by_hand: None,
-            delivery: None,
-        }
-    }
-
     /// A machine with its record, as the ledger would move them.
     struct Bench {
         machine: Machine,
@@ -183,7 +170,7 @@ mod tests {
 
         fn push(&mut self, digit: char) {
             let mut record = self.machine.record().clone();
-            record.admit(&revision(digit), false, SystemTime::now());
+            record.admit(&Revision::for_test(digit), false, SystemTime::now());
             self.machine.pushed(record, self.stagger, self.now);
         }
 
@@ -212,7 +199,7 @@ mod tests {
         let mut bench = Bench::new();
         assert_eq!(bench.next(), Next::Rest);
         bench.push('a');
-        assert_eq!(bench.begin().revision, revision('a'));
+        assert_eq!(bench.begin().revision, Revision::for_test('a'));
         assert_eq!(bench.next(), Next::Rest, "one deploy at a time");
         assert_eq!(bench.end(Verdict::Deployed), None);
         assert_eq!(bench.next(), Next::Rest);
@@ -230,7 +217,7 @@ mod tests {
             assert_eq!(bench.next(), Next::Rest);
         }
         bench.end(Verdict::Deployed);
-        assert_eq!(bench.begin().revision, revision('d'));
+        assert_eq!(bench.begin().revision, Revision::for_test('d'));
         assert_eq!(bench.machine.record().superseded, 2);
         bench.end(Verdict::Deployed);
         assert_eq!(bench.next(), Next::Rest);
@@ -243,7 +230,7 @@ mod tests {
         bench.begin();
         bench.push('b');
         assert_eq!(bench.end(Verdict::Failed), None);
-        assert_eq!(bench.begin().revision, revision('b'));
+        assert_eq!(bench.begin().revision, Revision::for_test('b'));
     }
 
     #[test]
@@ -270,7 +257,7 @@ mod tests {
         bench.end(Verdict::Failed);
         bench.push('b');
         let attempt = bench.begin();
-        assert_eq!((attempt.revision, attempt.number), (revision('b'), 1));
+        assert_eq!((attempt.revision, attempt.number), (Revision::for_test('b'), 1));
     }
 
     #[test]
@@ -282,7 +269,7 @@ mod tests {
         bench.push('b');
         assert_eq!(bench.next(), Next::Wait(due));
         bench.now = due;
-        assert_eq!(bench.begin().revision, revision('b'));
+        assert_eq!(bench.begin().revision, Revision::for_test('b'));
     }
 
     #[test]
@@ -328,7 +315,7 @@ mod tests {
         let mut record = bench.machine.record().clone();
         let attempt = record.begin(false, Rescue::default(), SystemTime::now());
         bench.machine.began(record, attempt);
-        let mut back = revision('a');
+        let mut back = Revision::for_test('a');
         back.before = Some("b".repeat(40).parse().unwrap());
         let mut record = bench.machine.record().clone();
         assert_eq!(record.admit(&back, false, SystemTime::now()), Admission::Taken);

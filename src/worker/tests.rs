@@ -6,7 +6,6 @@ use tokio::time::sleep;
 
 use crate::journal::Entry;
 use crate::outcome::Verdict;
-use crate::refs::{Branches, RefRules};
 use crate::service::{Answer, Limits, ServiceError, ServiceName, Status, Trace};
 
 use super::*;
@@ -140,19 +139,7 @@ fn running(incarnation: &str) -> Status {
 }
 
 pub(super) fn app(services: &[&str]) -> App {
-    App {
-        name: "api".parse().unwrap(),
-        repo: "o/r".parse().unwrap(),
-        services: services.iter().map(|service| service.parse().unwrap()).collect(),
-        refs: RefRules { branches: Branches::Default, tags: Vec::new() },
-        prepare: None,
-        update: None,
-        check: None,
-        settle: Duration::from_secs(2),
-        retries: 0,
-        stop_timeout: None,
-        start_timeout: None,
-    }
+    App { settle: Duration::from_secs(2), ..App::for_test(services) }
 }
 
 pub(super) fn shell(line: &str) -> CommandSpec {
@@ -161,16 +148,7 @@ pub(super) fn shell(line: &str) -> CommandSpec {
 }
 
 pub(super) fn revision(digit: char) -> Revision {
-    Revision {
-        repo: "o/r".parse().unwrap(),
-        git_ref: "refs/heads/main".parse().unwrap(),
-        before: None,
-        commit: digit.to_string().repeat(40).parse().unwrap(),
-        on_default_branch: true,
-        pushed_at: None,
-        by_hand: None,
-        delivery: None,
-    }
+    Revision::for_test(digit)
 }
 
 pub(super) struct Bench {

@@ -5,32 +5,13 @@ use crate::refs::{Branches, RefRules};
 use super::*;
 
 fn app(services: &[&str], branch: &str) -> App {
-    App {
-        name: "api".parse().unwrap(),
-        repo: "o/r".parse().unwrap(),
-        services: services.iter().map(|service| service.parse().unwrap()).collect(),
-        refs: RefRules { branches: Branches::Listed(vec![branch.parse().unwrap()]), tags: Vec::new() },
-        prepare: None,
-        update: None,
-        check: None,
-        settle: Duration::ZERO,
-        retries: 0,
-        stop_timeout: None,
-        start_timeout: None,
-    }
+    let refs = RefRules { branches: Branches::Listed(vec![branch.parse().unwrap()]), tags: Vec::new() };
+    App { refs, ..App::for_test(services) }
 }
 
 fn revision(digit: char) -> Revision {
-    Revision {
-        repo: "o/r".parse().unwrap(),
-        git_ref: "refs/heads/main".parse().unwrap(),
-        before: None,
-        commit: digit.to_string().repeat(40).parse().unwrap(),
-        on_default_branch: true,
-        pushed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)),
-        by_hand: None,
-        delivery: None,
-    }
+    let pushed_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    Revision { pushed_at, ..Revision::for_test(digit) }
 }
 
 fn record(app: &App) -> Record {
