@@ -147,7 +147,7 @@ async fn case_what_stops_with_a_service_is_started_again() {
     for unit in needing {
         host.until(unit, || is_active(unit));
         let said = host.log();
-        let line = said.lines().find(|line| line.contains("started again") && line.contains(unit));
+        let line = said.lines().find(|line| line.contains("brought up again") && line.contains(unit));
         assert!(line.is_some_and(|line| line.contains("INFO")), "{unit}: {said}");
     }
     assert!(!is_active("needs-idle"), "nobody had started it");
